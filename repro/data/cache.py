@@ -1,0 +1,196 @@
+"""Decoded pictures on disk: written once, verified and memory-mapped ever after.
+
+One folder holds one split at one size: `images.bin` (uint8, N×H×W×C), `labels.bin` (int64, N) and `meta.json`.
+The folder is built beside its final place and renamed, so a reader sees all of it or nothing; two processes that
+prepare the same set both succeed, and the second keeps the first one's work. Every load checks the sha256 of both
+files: neither file systems nor memory maps notice a flipped bit.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.data.images import ImageSet, channel_statistics
+from repro.errors import DataError, ResourceError
+
+FORMAT = 1
+
+
+def cache_dir() -> Path:
+    """`$REPRO_CACHE`, or `repro` in the user's cache folder."""
+    if chosen := os.environ.get("REPRO_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "repro"
+
+
+def folder_of(name: str, split: str, size: int | None) -> Path:
+    """Where the cache keeps one split of a set at one size (None: its own size)."""
+    return cache_dir() / name / f"{split}-{size or 'native'}"
+
+
+def content_digest(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
+    """A sha256 over what a set contains that does not depend on the order of its samples.
+
+    Each sample is hashed (label, shape, bytes), the hashes are added modulo 2²⁵⁶, and the sum is hashed together
+    with the class names in their order. Adding, unlike XOR, notices a sample that occurs twice.
+    """
+    shape = ",".join(map(str, images.shape[1:])).encode()
+    total = 0
+    for image, label in zip(images.cpu().contiguous().numpy(), labels.tolist(), strict=True):
+        sample = hashlib.sha256(b"%d;%s;" % (label, shape))
+        sample.update(image.data)
+        total += int.from_bytes(sample.digest(), "little")
+    head = json.dumps(list(classes), ensure_ascii=True).encode()
+    return hashlib.sha256(head + (total % 2**256).to_bytes(32, "little")).hexdigest()
+
+
+def write(
+    folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    source: str,
+    conversions: dict[str, int],
+) -> None:
+    """Store one split under `folder`; raises ResourceError when the disk refuses, leaving nothing behind."""
+    mean, std = channel_statistics(images)
+    meta = {
+        "format": FORMAT,
+        "shape": list(images.shape),
+        "classes": list(classes),
+        "source": source,
+        "conversions": conversions,
+        "mean": mean,
+        "std": std,
+        "digest": content_digest(images, labels, classes),
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-{os.getpid()}-", suffix=".half", dir=folder.parent))
+    except OSError as e:
+        raise _refused(folder, e) from e
+    try:
+        meta["files"] = {
+            "images.bin": _write_file(half / "images.bin", images),
+            "labels.bin": _write_file(half / "labels.bin", labels),
+        }
+        (half / "meta.json").write_text(json.dumps(meta, indent=1))
+        os.chmod(half, 0o755)  # mkdtemp makes it private; a cache may be shared
+        _publish(half, folder)
+    except OSError as e:
+        raise _refused(folder, e) from e
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def read(name: str, split: str, folder: Path) -> ImageSet | None:
+    """The split kept in `folder`, verified and memory-mapped; None when there is none.
+
+    Raises DataError naming the file when what is there is damaged.
+    """
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        n, h, w, c = meta["shape"]
+        files = {f: meta["files"][f] for f in ("images.bin", "labels.bin")}
+        if meta["format"] != FORMAT:
+            return None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise _damaged(folder / "meta.json", f"not readable ({e})") from e
+    for file, expected in files.items():
+        _verify(folder / file, expected)
+    images = torch.from_file(str(folder / "images.bin"), shared=False, size=n * h * w * c, dtype=torch.uint8)
+    labels = torch.from_file(str(folder / "labels.bin"), shared=False, size=n, dtype=torch.int64)
+    return ImageSet(
+        name,
+        split,
+        images.view(n, h, w, c),
+        labels,
+        tuple(meta["classes"]),
+        meta["digest"],
+        meta["source"],
+        tuple(meta["mean"]),
+        tuple(meta["std"]),
+        meta["conversions"],
+    )
+
+
+def _write_file(path: Path, tensor: Tensor) -> dict[str, Any]:
+    data = tensor.contiguous().numpy().data
+    with path.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    return {"bytes": data.nbytes, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _publish(half: Path, folder: Path) -> None:
+    try:
+        os.replace(half, folder)
+    except OSError as e:
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Another process was first. Keep its folder if it is good, put ours in its place if it is not.
+        try:
+            good = read("", "", folder) is not None
+        except DataError:
+            good = False
+        if not good:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(half, folder)
+
+
+def _verify(path: Path, expected: dict[str, Any]) -> None:
+    try:
+        found = path.stat().st_size
+        if found != expected["bytes"]:
+            raise _damaged(path, f"{found:,} bytes, expected {expected['bytes']:,}")
+        with path.open("rb") as f:
+            if hashlib.file_digest(f, "sha256").hexdigest() != expected["sha256"]:
+                raise _damaged(path, "its sha256 is not the one written beside it")
+    except OSError as e:
+        raise _damaged(path, e.strerror or str(e)) from e
+
+
+def _sweep(parent: Path) -> None:
+    """Remove half-made folders whose process is gone (killed while preparing)."""
+    for half in parent.glob(".*.half"):
+        pid = half.name.rsplit("-", 2)[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(half, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there os.kill ends the process instead of asking
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _damaged(path: Path, fault: str) -> DataError:
+    return DataError(f"{path}: damaged cache file: {fault}; run `repro data prepare` again with --force")
+
+
+def _refused(folder: Path, e: OSError) -> ResourceError:
+    why = e.strerror or str(e)
+    return ResourceError(
+        f"{folder}: the cache cannot be written ({why}); free space or set REPRO_CACHE to another folder"
+    )

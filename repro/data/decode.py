@@ -1,0 +1,121 @@
+"""From encoded image files to one uint8 tensor: modes, orientation and size, each picture accounted for.
+
+What is done to a picture is never silent: a conversion of mode (CMYK, grey, palette, transparency) or of
+orientation (EXIF) is counted by name, and what cannot be shown faithfully in 8 bits is refused.
+"""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from repro.errors import DataError
+from repro.progress import track
+
+CHUNK = 256  # pictures a thread decodes before it reports
+MODES = {1: "L", 3: "RGB"}
+REFUSED = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would cut these to 8 bits by saturation
+ORIENTATION = 0x0112  # the EXIF tag
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every decoded picture is to be: `channels` 1 or 3; `size` the side of the centre square, or None.
+
+    With a size, the shorter side is resized to it (bicubic, antialiased) and the centre square is cut out, as the
+    AlexNet paper does (section 2); without, pictures keep their own size and must agree.
+    """
+
+    channels: int
+    size: int | None = None
+
+
+def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
+    """One image file as uint8 (H, W, C), and the names of the conversions that were needed.
+
+    Raises DataError (or Pillow's error) when the bytes are no picture or have more than 8 bits per channel.
+    """
+    conversions = []
+    with Image.open(io.BytesIO(encoded)) as opened:
+        image: Image.Image = opened
+        if image.mode in REFUSED:
+            raise DataError(f"mode {image.mode} has more than 8 bits per channel")
+        # Only formats with EXIF are asked for it: the question costs as much as decoding a small PNG.
+        if image.format != "PNG" and image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+            conversions.append("EXIF orientation")
+        mode = MODES[target.channels]
+        if image.mode != mode:
+            conversions.append(f"{image.mode} to {mode}")
+            image = image.convert(mode)
+        if target.size is not None and image.size != (target.size, target.size):
+            image = centre_square(image, target.size)
+        pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], target.channels), conversions
+
+
+def centre_square(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to `size` (bicubic, antialiased) and cut the centre square."""
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def decode_all(
+    encoded: Sequence[bytes], target: Target, what: str, place: Callable[[int], str]
+) -> tuple[Pixels, dict[str, int]]:
+    """Decode image files in parallel into uint8 (N, H, W, C); `place(i)` names the i-th for an error message.
+
+    Returns the pictures and how often each conversion was needed. Raises DataError for the first picture that
+    cannot be decoded or whose size differs from the first one's.
+    """
+    first, _ = _decode_named(encoded, 0, target, place)
+    images = np.empty((len(encoded), *first.shape), np.uint8)
+
+    def work(start: int) -> Counter[str]:
+        seen: Counter[str] = Counter()
+        for i in range(start, min(start + CHUNK, len(encoded))):
+            pixels, conversions = _decode_named(encoded, i, target, place)
+            if pixels.shape != first.shape:
+                h, w = pixels.shape[:2]
+                raise DataError(
+                    f"{place(i)}: {h}×{w} pixels, but the first picture has {first.shape[0]}×{first.shape[1]}; "
+                    "give `size` to bring all to one size"
+                )
+            images[i] = pixels
+            seen.update(conversions)
+        return seen
+
+    total: Counter[str] = Counter()
+    for seen in track(_in_threads(work, range(0, len(encoded), CHUNK)), len(encoded), what, weight=CHUNK):
+        total.update(seen)
+    return images, dict(sorted(total.items()))
+
+
+def _in_threads(work: Callable[[int], Counter[str]], starts: range) -> Iterator[Counter[str]]:
+    """`map` over threads (Pillow frees the interpreter while it decodes) that stops at the first error."""
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        yield from pool.map(work, starts)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode_named(
+    encoded: Sequence[bytes], i: int, target: Target, place: Callable[[int], str]
+) -> tuple[Pixels, list[str]]:
+    try:
+        return decode(encoded[i], target)
+    except Exception as e:  # Pillow raises a dozen kinds for damaged files
+        raise DataError(f"{place(i)}: the image cannot be decoded ({e})") from e

@@ -1,0 +1,268 @@
+"""From a name to pictures: the cache, then `$REPRO_DATA`, then a download, then what needs nothing.
+
+A named set is looked for in the cache, then as parquet under `$REPRO_DATA/NAME/`, then downloaded through torchvision
+(not when `REPRO_OFFLINE` is set). Any other folder under `$REPRO_DATA` in the same layout is a set too, by its name.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from repro.data import cache, embedded, parquet
+from repro.data.decode import Target, decode_all
+from repro.data.images import ImageSet
+from repro.errors import DataError, UnknownName, nearest
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FLOWER_CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known of a named set: its splits with their sizes, classes, pictures, and published digests."""
+
+    title: str
+    splits: dict[str, int]
+    classes: tuple[str, ...]
+    channels: int
+    size: int | None = None  # the side everything is brought to when `load` is given none
+    digests: dict[str, str] = field(default_factory=dict)  # of the published set, as `cache.content_digest` computes it
+
+
+SPECS = {
+    "mnist": Spec(
+        "handwritten digits, 28×28 grey (LeCun et al. 1998)",
+        {"train": 60_000, "test": 10_000},
+        embedded.DIGIT_CLASSES,
+        1,
+        digests={
+            "train": "88e8c87a1fe96f5f7713e18290ed2251fbd855c56eb43f1863473e1b1c66d7e1",
+            "test": "703214bf156a09fef05ee23a71834c600c38d285eda599349dc651712834d0e5",
+        },
+    ),
+    "fashion_mnist": Spec(
+        "articles of clothing, 28×28 grey (Xiao et al. 2017)",
+        {"train": 60_000, "test": 10_000},
+        FASHION_CLASSES,
+        1,
+    ),
+    "cifar10": Spec(
+        "small photographs, 32×32 (Krizhevsky 2009)",
+        {"train": 50_000, "test": 10_000},
+        CIFAR10_CLASSES,
+        3,
+        digests={
+            "train": "3ea9babf9e8da85bec34a3019f57f2f8da8197bcd7aa407aa4e29cef73eb6343",
+            "test": "c1120437e8877d8e863a50ed5ad130e989231c31d0629ae6da8f66dab6597601",
+        },
+    ),
+    "flowers": Spec(
+        "five kinds of flowers, photographs at 256×256",
+        {"train": 3_306, "val": 364},
+        FLOWER_CLASSES,
+        3,
+        size=256,
+    ),
+    "digits": Spec(
+        "scikit-learn's handwritten digits, embedded",
+        {s: len(range(1797)[part]) for s, part in embedded.DIGIT_SPLITS.items()},
+        embedded.DIGIT_CLASSES,
+        1,
+        size=embedded.DIGIT_SIZE,
+    ),
+    "shapes": Spec(
+        "coloured shapes at any size, generated",
+        embedded.SHAPE_COUNTS,
+        embedded.SHAPE_CLASSES,
+        3,
+        size=embedded.SHAPE_SIZE,
+    ),
+}
+EMBEDDED: dict[str, Callable[[str, int | None], tuple[NDArray[np.uint8], NDArray[np.int64]]]] = {
+    "digits": embedded.digits,
+    "shapes": embedded.shapes,
+}
+
+
+def list_sets() -> list[str]:
+    """The names `load` takes: the known sets, and every folder of parquet files under `$REPRO_DATA`."""
+    own = [p.name for p in data_dir().iterdir() if any(p.glob("*.parquet"))] if data_dir().is_dir() else []
+    return sorted({*SPECS, *own})
+
+
+def data_dir() -> Path:
+    """`$REPRO_DATA`, where sets lie as parquet; an empty path that is no folder when it is not set."""
+    return Path(os.environ.get("REPRO_DATA") or os.devnull).expanduser()
+
+
+def load(name: str, split: str = "train", *, size: int | None = None, fallback: str | None = None) -> ImageSet:
+    """One split of a set of pictures, decoded once into the cache and memory-mapped from it.
+
+    `size` brings every picture to a size×size square (shorter side resized, centre cut). `fallback` names the embedded
+    set (`"digits"`, `"shapes"`) to use where the named one cannot be had: look at `.name` of what comes back.
+    Raises UnknownName for a name or split that does not exist, DataError when a set is damaged or nowhere to be found.
+    """
+    _check_name(name, split)
+    try:
+        return _load(name, split, size)
+    except NotFound:
+        if fallback is None:
+            raise
+        if fallback not in EMBEDDED:
+            raise UnknownName(f"fallback '{fallback}': {nearest(fallback, EMBEDDED)}") from None
+        return _load(fallback, "test" if split == "val" else split, size)
+
+
+def prepare(name: str, split: str, *, size: int | None = None, force: bool = False) -> ImageSet:
+    """Decode a split into the cache if it is not there, or anew with `force`, and return it."""
+    _check_name(name, split)
+    if not force:
+        return _load(name, split, size)
+    return _decode_into_cache(name, split, size)
+
+
+def splits_of(name: str) -> list[str]:
+    """The splits of a set; raises UnknownName with the nearest sets."""
+    if name in SPECS:
+        return list(SPECS[name].splits)
+    if name in list_sets():
+        return list(parquet.splits(data_dir() / name))
+    raise UnknownName(f"data set '{name}': {nearest(name, list_sets())}")
+
+
+def where(name: str) -> str:
+    """Where `load` would find a set at its usual size now."""
+    if all((cache.folder_of(name, s, _usual_size(name)) / "meta.json").exists() for s in splits_of(name)):
+        return "cache"
+    if name in EMBEDDED:
+        return "embedded"
+    return "REPRO_DATA" if (data_dir() / name).is_dir() else "not here; would be downloaded"
+
+
+def check(name: str, split: str) -> str:
+    """Decode a split again from its source and hold it against the cache and the published digest; one line.
+
+    Raises DataError when the contents differ from either.
+    """
+    kept = load(name, split)
+    decoded = _decode(name, split, _usual_size(name))
+    fresh = cache.content_digest(torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels), decoded.classes)
+    if fresh != kept.digest:
+        raise DataError(
+            f"{name} {split}: the cache holds digest {kept.digest}, its source {fresh}; prepare with --force"
+        )
+    published = SPECS[name].digests.get(split) if name in SPECS else None
+    if published not in (None, fresh):
+        raise DataError(f"{name} {split}: digest {fresh} is not the published set's, {published}")
+    return f"{kept}: whole" + ("" if published is None else ", and the published set")
+
+
+class NotFound(DataError):
+    """None of the three ways to a set worked."""
+
+
+def _load(name: str, split: str, size: int | None) -> ImageSet:
+    folder = cache.folder_of(name, split, size or _usual_size(name))
+    try:
+        found = cache.read(name, split, folder)
+    except DataError as e:
+        # The cache can be made again from its source; when the source is gone too, its own error says so.
+        print(f"repro: {e}; making it again", file=sys.stderr)
+        found = None
+    return found or _decode_into_cache(name, split, size)
+
+
+def _decode_into_cache(name: str, split: str, size: int | None) -> ImageSet:
+    size = size or _usual_size(name)
+    folder = cache.folder_of(name, split, size)
+    decoded = _decode(name, split, size)
+    images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
+    cache.write(folder, images, labels, decoded.classes, decoded.source, decoded.conversions)
+    found = cache.read(name, split, folder)
+    if found is None:
+        raise DataError(f"{folder}: vanished while it was being prepared; run the command again")
+    return found
+
+
+def _decode(name: str, split: str, size: int | None) -> "Decoded":
+    if name in EMBEDDED:
+        return Decoded(*EMBEDDED[name](split, size), SPECS[name].classes, "embedded", {})
+    if (data_dir() / name).is_dir():
+        return from_parquet(name, split, size)
+    return _download(name, split, size)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A split fresh from its source: uint8 (N, H, W, C), int64 (N,), and where it came from."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    source: str
+    conversions: dict[str, int]
+
+
+def from_parquet(name: str, split: str, size: int | None) -> Decoded:
+    """Decode one split from `$REPRO_DATA/NAME/`; raises DataError naming file, row and fault."""
+    folder = data_dir() / name
+    files = parquet.splits(folder).get(split)
+    if not files:
+        raise NotFound(f"{folder}: no files of split '{split}'\n{_three_ways(name)}")
+    rows = parquet.Rows(files)
+    classes = rows.classes or ()
+    if spec := SPECS.get(name):
+        if classes != spec.classes:
+            raise DataError(f"{folder}: classes {classes} are not those of {name}, {spec.classes}")
+        if len(rows.labels) != spec.splits[split]:
+            raise DataError(
+                f"{folder}: {len(rows.labels):,} pictures in {split}, expected {spec.splits[split]:,}; copy it again"
+            )
+    channels = spec.channels if spec else 3
+    what = f"decoding {name} {split}"
+    images, conversions = decode_all(rows.images, Target(channels, size), what, rows.place)
+    return Decoded(images, np.array(rows.labels, np.int64), classes, "parquet", conversions)
+
+
+def _download(name: str, split: str, size: int | None) -> Decoded:
+    if name not in SPECS or os.environ.get("REPRO_OFFLINE"):
+        raise NotFound(_nowhere(name, "REPRO_OFFLINE is set" if name in SPECS else "it is not a published set"))
+    from repro.data import download
+
+    try:
+        return download.fetch(name, split, size, SPECS[name])
+    except (OSError, RuntimeError) as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise NotFound(_nowhere(name, reason)) from e
+
+
+def _nowhere(name: str, reason: str) -> str:
+    return f"{name}: not in the cache, not under REPRO_DATA, and not downloaded ({reason})\n{_three_ways(name)}"
+
+
+def _three_ways(name: str) -> str:
+    return (
+        "There are three ways to get it:\n"
+        f"  1. copy a prepared cache folder to {cache.cache_dir() / name} (or point REPRO_CACHE at one);\n"
+        f"  2. set REPRO_DATA to a folder that holds {name}/SPLIT-00000-of-00001.parquet (Hugging Face layout);\n"
+        f"  3. run `repro data prepare {name}` once with a network connection."
+    )
+
+
+def _usual_size(name: str) -> int | None:
+    return SPECS[name].size if name in SPECS else None
+
+
+def _check_name(name: str, split: str) -> None:
+    known = splits_of(name)
+    if split not in known:
+        raise UnknownName(f"split '{split}' of {name}: {nearest(split, known)}")

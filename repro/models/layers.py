@@ -1,0 +1,148 @@
+"""Layers that `torch.nn` does not have: those of LeNet-5 as published, and the check of an input's shape.
+
+LeCun, Bottou, Bengio & Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86
+(1998), section II-B and appendix A.  Chapter 2 teaches them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro.errors import ReproError
+
+
+class InputShapeError(ReproError, ValueError):
+    """A net was given an image of another size or with another number of channels than it was built for."""
+
+    exit_code = 2
+
+
+def check_input(x: Tensor, expected: tuple[int, int, int], model: str) -> None:
+    """Raise `InputShapeError` unless `x` is `(N, C, H, W)` with `(C, H, W) == expected`.
+
+    Without it the fault surfaces layers later, as a product of matrices that do not fit.
+    """
+    if x.ndim != 4 or tuple(x.shape[1:]) != expected:
+        wanted = "×".join(map(str, expected))
+        found = "×".join(map(str, x.shape))
+        raise InputShapeError(f"{model} expects a batch of shape N×{wanted}, found {found}")
+
+
+class ScaledTanh(nn.Module):
+    """The squashing function `A tanh(S x)`: elementwise, any shape.
+
+    The constants make f(±1) = ±1 with the greatest curvature there, and a gain of about 1 in between, so that
+    targets of ±1 lie inside the range (appendix A).
+    """
+
+    AMPLITUDE = 1.7159
+    SLOPE = 2 / 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.AMPLITUDE * torch.tanh(self.SLOPE * x)
+
+
+class TrainableSubsampling(nn.Module):
+    """The sum over each 2×2 block, times a coefficient, plus a bias: one of each per map (section II-B).
+
+    `(N, C, H, W)` becomes `(N, C, H // 2, W // 2)`. The squashing function that follows is not part of it.
+    """
+
+    BLOCK = 2
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.coefficient = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        init_by_fan_in(self.coefficient, self.BLOCK**2)
+        init_by_fan_in(self.bias, self.BLOCK**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        block_sums = F.avg_pool2d(x, self.BLOCK, divisor_override=1)  # (N, C, H/2, W/2)
+        return torch.addcmul(self.bias.view(-1, 1, 1), block_sums, self.coefficient.view(-1, 1, 1))
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, block={self.BLOCK}"
+
+
+class SparseConv2d(nn.Module):
+    """A convolution in which each output map reads only the input maps that a table gives it.
+
+    `table[o]` lists the input maps of output map `o`. Only the connected kernels are parameters, `weight` of
+    shape (kernels, k, k) in the table's order; `forward` lays them into a dense kernel whose other entries are
+    zero, which is faster than one small convolution per output map.
+    """
+
+    positions: Tensor
+
+    def __init__(self, in_channels: int, table: Sequence[Sequence[int]], kernel_size: int) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, len(table), kernel_size
+        pairs = [(o, i) for o, inputs in enumerate(table) for i in inputs]
+        if len(set(pairs)) != len(pairs) or any(not 0 <= i < in_channels for _, i in pairs):
+            raise ValueError(f"each output map names each of {in_channels} inputs at most once: {table}")
+        self.weight = nn.Parameter(torch.empty(len(pairs), kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(self.out_channels))
+        positions = torch.tensor([o * in_channels + i for o, i in pairs])
+        self.register_buffer("positions", positions, persistent=False)  # part of the design, not of the state
+        self._init_weights(table)
+
+    def _init_weights(self, table: Sequence[Sequence[int]]) -> None:
+        """A unit's fan-in is its own number of connected maps times k²."""
+        area = self.kernel_size**2
+        first = 0
+        for o, inputs in enumerate(table):
+            init_by_fan_in(self.weight[first : first + len(inputs)], len(inputs) * area)
+            init_by_fan_in(self.bias[o], len(inputs) * area)
+            first += len(inputs)
+
+    def dense_weight(self) -> Tensor:
+        """The kernel `(out_channels, in_channels, k, k)`, with zeros where the table has no connection."""
+        k = self.kernel_size
+        empty = self.weight.new_zeros(self.out_channels * self.in_channels, k, k)
+        return empty.index_copy(0, self.positions, self.weight).view(self.out_channels, self.in_channels, k, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.dense_weight(), self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"kernels={len(self.weight)} of {self.out_channels * self.in_channels}"
+        )
+
+
+class RBFOutput(nn.Module):
+    """Euclidean radial-basis units: `y_i = Σ_j (x_j − w_ij)²` against fixed codes (section II-B, equation 7).
+
+    Takes `(N, features)` and returns the logits `−y`, shape `(N, num_classes)`: the largest is the nearest
+    code. The codes are a buffer, not a parameter. Distances are computed in float32 even under autocast: they
+    are small differences of large numbers, and bfloat16 keeps only eight bits of them.
+    """
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes.clone())  # (num_classes, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.codes.dtype)
+            # ‖x − w‖² = ‖x‖² − 2 x·w + ‖w‖²: one matrix product, no (N, classes, features) difference.
+            own = x.square().sum(dim=1, keepdim=True)  # (N, 1)
+            return torch.addmm(-self.codes.square().sum(dim=1), x, self.codes.t(), alpha=2) - own
+
+    def extra_repr(self) -> str:
+        num_classes, features = self.codes.shape
+        return f"{features}, {num_classes}"
+
+
+@torch.no_grad()
+def init_by_fan_in(weight: Tensor, fan_in: int) -> Tensor:
+    """Draw from U(−2.4 / fan_in, 2.4 / fan_in), in place: the starting weights of 1998 (appendix A)."""
+    bound = 2.4 / fan_in
+    return weight.uniform_(-bound, bound)

@@ -1,0 +1,185 @@
+"""What runs measured: one JSON file per recipe and seed, and what follows from several of them.
+
+A record is written by a run and by nothing else. It holds what is needed to judge the number and to make it again:
+recipe and digest, seed, data digest, versions, device, commit, every epoch. Chapters read records; the rule for a
+verdict is `judge`.
+"""
+
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from repro.errors import CheckpointError, DataError
+
+Status = Literal["complete", "crashed", "preempted", "running"]
+
+
+class Epoch(BaseModel):
+    """One pass: rates and means over every sample exactly once; errors are fractions, seconds are wall time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epoch: int
+    seconds: float
+    learning_rate: float
+    train_loss: float
+    train_error: float
+    test_loss: float
+    test_error: float
+
+
+class Record(BaseModel):
+    """A run: what it was, where and on what it ran, and what it measured."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str
+    seed: int
+    status: Status
+    recipe_digest: str
+    recipe_content: dict[str, Any]
+    command: str
+    started: str
+    git: dict[str, Any]
+    versions: dict[str, str]
+    device: dict[str, Any]
+    data: dict[str, Any]
+    parameters: int
+    selection: str = "the last epoch of a fixed schedule; the test set chose nothing"
+    epochs: list[Epoch]
+    restarts: int = 0
+    message: str = ""
+
+    @property
+    def last(self) -> Epoch:
+        """The result: the last epoch."""
+        if not self.epochs:
+            raise DataError(f"{self.recipe} seed {self.seed}: no epoch was finished (status {self.status})")
+        return self.epochs[-1]
+
+    @property
+    def best_peeked(self) -> Epoch:
+        """The epoch with the smallest test error, chosen by looking at the test set: never the result."""
+        return min(self.epochs, key=lambda e: e.test_error)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all epochs together."""
+        return sum(e.seconds for e in self.epochs)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it may feed a table: complete, and from a commit with nothing changed."""
+        return self.status == "complete" and self.git.get("dirty") is False
+
+
+def records_dir() -> Path:
+    """`$REPRO_RECORDS`, or `records/` beside the package's checkout."""
+    return Path(os.environ.get("REPRO_RECORDS") or Path(__file__).resolve().parent.parent / "records")
+
+
+def file_of(recipe: str, seed: int) -> str:
+    """The name of a record's file."""
+    return f"{recipe}-{seed}.json"
+
+
+def read(path: Path) -> Record:
+    """One record; raises CheckpointError naming the file when it is damaged. Nothing in it is run."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except OSError as e:
+        raise CheckpointError(f"{path}: the record cannot be read ({e.strerror})") from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise CheckpointError(f"{path}: not a record: {where}: {first['msg']}") from e
+
+
+def load(recipe: str, folder: Path | None = None) -> list[Record]:
+    """The records of a recipe that count (complete, from a clean commit), by seed."""
+    return [r for r in load_all(folder) if r.recipe == recipe and r.counts]
+
+
+def load_all(folder: Path | None = None) -> list[Record]:
+    """Every record in a folder, by recipe and seed."""
+    found = [read(path) for path in (folder or records_dir()).glob("*.json")]
+    return sorted(found, key=lambda r: (r.recipe, r.seed))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several runs of one thing: mean, standard deviation (n − 1), count, smallest and largest."""
+
+    mean: float
+    std: float
+    n: int
+    min: float
+    max: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2%} ± {self.std:.2%} (n = {self.n}, {self.min:.2%} to {self.max:.2%})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of at least one value; the deviation of a single run is 0 and says nothing."""
+    if not values:
+        raise DataError("spread: no values; run the recipe first (`repro train`)")
+    std = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Spread(statistics.fmean(values), std, len(values), min(values), max(values))
+
+
+def judge(ours: Spread, published: float, rounding: float, samples: int) -> str:
+    """The verdict on a published error rate, given ours over several seeds.
+
+    `reproduced`: it lies in our 95 % t-interval widened by the binomial error of a test set of `samples` and by half
+    a unit of the source's last digit. `close`: within the larger of three standard deviations and 0.5 points. Better
+    than published by more than both is said too. A single run is never more than `single run`.
+    """
+    if ours.n < 2:
+        return "single run"
+    from scipy.stats import t
+
+    interval = t.ppf(0.975, ours.n - 1) * ours.std / math.sqrt(ours.n)
+    binomial = 1.96 * math.sqrt(published * (1 - published) / samples)
+    if abs(ours.mean - published) <= math.hypot(interval, binomial) + rounding:
+        return "reproduced"
+    if abs(ours.mean - published) <= max(3 * ours.std, 0.005):
+        return "close"
+    return "better than published" if ours.mean < published else "not reproduced"
+
+
+def environment() -> dict[str, str]:
+    """Versions of what a number depends on."""
+    packages = ("torch", "torchvision", "numpy", "pillow", "pyarrow", "safetensors")
+    versions = {p: importlib.metadata.version(p) for p in packages}
+    return {"python": platform.python_version(), "platform": platform.platform(), **versions}
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any]:
+    """The commit of the checkout the package runs from, and whether anything in it was changed since.
+
+    Outside a checkout (an installed package) the commit is None and `dirty` None: such a record feeds no table.
+    """
+    folder = folder or Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not (folder / "pyproject.toml").exists():
+            return {"commit": None, "dirty": None}
+        # A record that another run has just finished is no change of the code.
+        changes = git("status", "--porcelain", "--", ".", ":!records")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}

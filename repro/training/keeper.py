@@ -1,0 +1,99 @@
+"""A run's folder: its checkpoints and its record, whatever way the run ends."""
+
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro import records
+from repro.data import ImageSet
+from repro.errors import Preempted
+from repro.records import Record
+from repro.training import checkpoint
+from repro.training.device import describe
+from repro.training.signals import StopRequest
+
+if TYPE_CHECKING:
+    from repro.training.loop import Trainer
+
+SAVE_EVERY_S = 60.0  # inside an epoch; at its end always
+
+
+class Keeper:
+    """Keeps a run's checkpoints and record in its folder; without a folder it only makes the record."""
+
+    def __init__(self, trainer: "Trainer", run_dir: Path | None, save_every_s: float) -> None:
+        self.trainer, self.folder, self.save_every_s = trainer, run_dir, save_every_s
+        self.saved_at = time.perf_counter()
+        # The state of the code is that of the start: it may change under a long run.
+        self.started, self.git = datetime.now(UTC).isoformat(timespec="seconds"), records.git_state()
+
+    def resume(self) -> None:
+        found = checkpoint.load_latest(self.folder) if self.folder else None
+        if found:
+            self.trainer.restore(found)
+
+    def after_step(self, stop: StopRequest) -> None:
+        trainer = self.trainer
+        if stop.requested and self.folder:
+            place = trainer.place
+            raise Preempted(
+                f"{trainer.recipe.name} seed {trainer.seed}: stopped by {stop.requested} at epoch {place.epoch + 1}, "
+                f"batch {place.step} of {trainer.steps_per_epoch}; saved in {self.folder}, continue with --resume"
+            )
+        if time.perf_counter() - self.saved_at > self.save_every_s:
+            self.save("running")
+
+    def save(self, status: records.Status, message: str = "") -> None:
+        if self.folder is None:
+            return
+        place = self.trainer.place
+        checkpoint.save(self.folder, place.epoch * self.trainer.steps_per_epoch + place.step, self.trainer.snapshot())
+        self.write_record(status, message)
+        self.saved_at = time.perf_counter()
+
+    def write_record(self, status: records.Status, message: str = "") -> Record:
+        trainer, recipe = self.trainer, self.trainer.recipe
+        record = Record(
+            recipe=recipe.name,
+            seed=trainer.seed,
+            status=status,
+            recipe_digest=recipe.digest(),
+            recipe_content=recipe.model_dump(mode="json"),
+            command=shlex.join(["repro", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "repro" else "",
+            started=self.started,
+            git=self.git,
+            versions=records.environment(),
+            device=describe(trainer.device) | {"precision": trainer.precision},
+            data=self._data(),
+            parameters=trainer.parameters,
+            epochs=trainer.place.history,
+            restarts=trainer.place.restarts,
+            message=message,
+        )
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_atomic(self.folder / "record.json", record.model_dump_json(indent=1).encode())
+        return record
+
+    def _data(self) -> dict[str, Any]:
+        def split(images: ImageSet) -> dict[str, Any]:
+            return {
+                "split": images.split,
+                "count": len(images),
+                "digest": images.digest,
+                "source": images.source,
+                "conversions": images.conversions,
+            }
+
+        trainer = self.trainer
+        mean, std = trainer.train_batches.mean.tolist(), trainer.train_batches.std.tolist()
+        return {
+            "name": trainer.train_set.name,
+            "train": split(trainer.train_set),
+            "test": split(trainer.test_set),
+            "mean": mean,
+            "std": std,
+        }

@@ -1,0 +1,22 @@
+"""Figures and explorers for the chapters; matplotlib and torch are imported only by what needs them.
+
+An explorer is a small interactive picture that answers in the built page, without a kernel, exactly as it
+does in Jupyter.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repro.visualization import figures
+    from repro.visualization.explorer import Explorer, convolution_explorer
+
+__all__ = ["Explorer", "convolution_explorer", "figures"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return importlib.import_module("repro.visualization.figures")
+    if name in __all__:
+        return getattr(importlib.import_module("repro.visualization.explorer"), name)
+    raise AttributeError(f"module 'repro.visualization' has no attribute {name!r}")
