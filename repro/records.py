@@ -83,8 +83,12 @@ class Record(BaseModel):
 
 
 def records_dir() -> Path:
-    """`$REPRO_RECORDS`, or `records/` beside the package's checkout."""
-    return Path(os.environ.get("REPRO_RECORDS") or Path(__file__).resolve().parent.parent / "records")
+    """`$REPRO_RECORDS`, or `records/` of the checkout the package runs from, or the copy in an installed package."""
+    if chosen := os.environ.get("REPRO_RECORDS"):
+        return Path(chosen)
+    package = Path(__file__).resolve().parent
+    installed = package / "_records"
+    return installed if installed.is_dir() else package.parent / "records"
 
 
 def file_of(recipe: str, seed: int) -> str:

@@ -50,6 +50,12 @@ def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict[str, Any
     ]
 
 
+def mend_roles(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Docutils calls the bibliography a list, but not its entries list items, which confuses screen readers."""
+    if "body" in context:
+        context["body"] = context["body"].replace('<div role="list" class="citation-list">', "<div>")
+
+
 def mathjax_source(relative: str) -> Path:
     """Where pip put the MathJax file that `mathjax_path` names, e.g. ``mathjax/tex-svg-full.js``."""
     for file in distribution(MATHJAX_PACKAGE).files or ():
@@ -78,6 +84,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the handlers; `priority` puts them after those of Sphinx and the theme where that matters."""
     app.connect("config-inited", configure_buttons)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", mend_roles)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", write_index, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -40,7 +40,7 @@ def build_book(root: Path, **options: object) -> subprocess.CompletedProcess[str
 
 def run_nbval(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `pytest --nbval` on a notebook or a folder of them."""
-    command = [tool("pytest"), "--nbval", str(path), "-p", "no:cacheprovider", *options]
+    command = [tool("pytest"), "--nbval", str(path), "-o", "addopts=", "-p", "no:cacheprovider", *options]
     return subprocess.run(command, cwd=path.parent, text=True, capture_output=True, check=False)
 
 

@@ -2,14 +2,16 @@
 
 One folder holds one split at one size: `images.bin` (uint8, N×H×W×C), `labels.bin` (int64, N) and `meta.json`.
 The folder is built beside its final place and renamed, so a reader sees all of it or nothing; two processes that
-prepare the same set both succeed, and the second keeps the first one's work. Every load checks the sha256 of both
-files: neither file systems nor memory maps notice a flipped bit.
+prepare the same set both succeed, and the second keeps the first one's work. Every load checks the sha256 of all
+three files: neither file systems nor memory maps notice a flipped bit.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,7 +25,8 @@ from torch import Tensor
 from repro.data.images import ImageSet, channel_statistics
 from repro.errors import DataError, ResourceError
 
-FORMAT = 1
+FORMAT = 2
+HALF_MADE = re.compile(r"\..+-(?P<pid>\d+)-[^-]+\.half")
 
 
 def cache_dir() -> Path:
@@ -63,7 +66,10 @@ def write(
     source: str,
     conversions: dict[str, int],
 ) -> None:
-    """Store one split under `folder`; raises ResourceError when the disk refuses, leaving nothing behind."""
+    """Store one split under `folder`, in place of what is there if that differs or is damaged.
+
+    Raises ResourceError when the disk refuses, leaving nothing behind.
+    """
     mean, std = channel_statistics(images)
     meta = {
         "format": FORMAT,
@@ -86,9 +92,9 @@ def write(
             "images.bin": _write_file(half / "images.bin", images),
             "labels.bin": _write_file(half / "labels.bin", labels),
         }
-        (half / "meta.json").write_text(json.dumps(meta, indent=1))
+        (half / "meta.json").write_text(json.dumps(meta | {"sha256": _digest(meta)}, indent=1))
         os.chmod(half, 0o755)  # mkdtemp makes it private; a cache may be shared
-        _publish(half, folder)
+        _publish(half, folder, meta["digest"])
     except OSError as e:
         raise _refused(folder, e) from e
     finally:
@@ -100,18 +106,12 @@ def read(name: str, split: str, folder: Path) -> ImageSet | None:
 
     Raises DataError naming the file when what is there is damaged.
     """
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        n, h, w, c = meta["shape"]
-        files = {f: meta["files"][f] for f in ("images.bin", "labels.bin")}
-        if meta["format"] != FORMAT:
-            return None
-    except FileNotFoundError:
+    meta = _read_meta(folder / "meta.json")
+    if meta is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise _damaged(folder / "meta.json", f"not readable ({e})") from e
-    for file, expected in files.items():
-        _verify(folder / file, expected)
+    for file in ("images.bin", "labels.bin"):
+        _verify(folder / file, meta["files"][file])
+    n, h, w, c = meta["shape"]
     images = torch.from_file(str(folder / "images.bin"), shared=False, size=n * h * w * c, dtype=torch.uint8)
     labels = torch.from_file(str(folder / "labels.bin"), shared=False, size=n, dtype=torch.int64)
     return ImageSet(
@@ -137,20 +137,47 @@ def _write_file(path: Path, tensor: Tensor) -> dict[str, Any]:
     return {"bytes": data.nbytes, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _publish(half: Path, folder: Path) -> None:
-    try:
-        os.replace(half, folder)
-    except OSError as e:
-        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        # Another process was first. Keep its folder if it is good, put ours in its place if it is not.
+def _publish(half: Path, folder: Path, digest: str) -> None:
+    """Rename `half` to `folder`, unless a whole folder with the same contents is there already."""
+    while True:
         try:
-            good = read("", "", folder) is not None
-        except DataError:
-            good = False
-        if not good:
-            shutil.rmtree(folder, ignore_errors=True)
             os.replace(half, folder)
+            return
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        # Another process was first, or what is there is older or damaged.
+        try:
+            there = read("", "", folder)
+        except DataError:
+            there = None
+        if there is not None and there.digest == digest:
+            return
+        # Moved aside in one step: no reader meets a folder that is half deleted.
+        aside = Path(tempfile.mkdtemp(prefix=f".old-{os.getpid()}-", suffix=".half", dir=folder.parent))
+        with contextlib.suppress(FileNotFoundError):  # another process may have moved it
+            os.replace(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_meta(path: Path) -> dict[str, Any] | None:
+    """What `write` stated; None when there is nothing, or something of another format, which is made anew."""
+    try:
+        meta: dict[str, Any] = json.loads(path.read_bytes())
+        if meta["format"] != FORMAT:
+            return None
+        intact = meta.pop("sha256") == _digest(meta)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise _damaged(path, f"not readable ({e})") from e
+    if not intact:
+        raise _damaged(path, "its sha256 is not the one it states")
+    return meta
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _verify(path: Path, expected: dict[str, Any]) -> None:
@@ -168,8 +195,8 @@ def _verify(path: Path, expected: dict[str, Any]) -> None:
 def _sweep(parent: Path) -> None:
     """Remove half-made folders whose process is gone (killed while preparing)."""
     for half in parent.glob(".*.half"):
-        pid = half.name.rsplit("-", 2)[-2]
-        if pid.isdigit() and not _alive(int(pid)):
+        made = HALF_MADE.fullmatch(half.name)
+        if made and not _alive(int(made["pid"])):
             shutil.rmtree(half, ignore_errors=True)
 
 

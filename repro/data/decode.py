@@ -20,8 +20,9 @@ from repro.progress import track
 
 CHUNK = 256  # pictures a thread decodes before it reports
 MODES = {1: "L", 3: "RGB"}
-REFUSED = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would cut these to 8 bits by saturation
+WIDE = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would cut these to 8 bits by saturation
 ORIENTATION = 0x0112  # the EXIF tag
+EXIF_IN_PNG = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where Pillow finds it
 
 Pixels = NDArray[np.uint8]
 
@@ -46,10 +47,12 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
     conversions = []
     with Image.open(io.BytesIO(encoded)) as opened:
         image: Image.Image = opened
-        if image.mode in REFUSED:
-            raise DataError(f"mode {image.mode} has more than 8 bits per channel")
-        # Only formats with EXIF are asked for it: the question costs as much as decoding a small PNG.
-        if image.format != "PNG" and image.getexif().get(ORIENTATION, 1) != 1:
+        if image.mode in WIDE or _stored_wide(opened):
+            raise DataError(f"more than 8 bits per channel (opened as mode {image.mode})")
+        image.load()
+        # A PNG without EXIF is not asked for it: the question costs as much as decoding a small one.
+        asked = image.format != "PNG" or EXIF_IN_PNG & image.info.keys()
+        if asked and image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
             conversions.append("EXIF orientation")
         mode = MODES[target.channels]
@@ -60,6 +63,11 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
             image = centre_square(image, target.size)
         pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], target.channels), conversions
+
+
+def _stored_wide(image: Image.Image) -> bool:
+    """Whether the file holds 16 bits per channel: Pillow opens such colour pictures as 8 bits without a word."""
+    return any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from repro.errors import DataError
@@ -27,12 +28,15 @@ def splits(folder: Path) -> dict[str, list[Path]]:
             found.setdefault(m["split"], []).append((int(m["index"]), int(m["count"]), path))
     for split, shards in found.items():
         counts = {count for _, count, _ in shards}
-        missing = set(range(max(counts))) - {index for index, _, _ in shards}
-        if len(counts) > 1 or missing:
-            names = ", ".join(f"{split}-{i:05d}-of-{max(counts):05d}.parquet" for i in sorted(missing))
-            raise DataError(
-                f"{folder}: {split} is not whole: missing {names or 'one of two numberings'}; copy it again"
-            )
+        if len(counts) > 1:
+            numberings = " and ".join(f"of-{count:05d}" for count in sorted(counts))
+            raise DataError(f"{folder}: {split} has files of two numberings, {numberings}; remove the wrong ones")
+        count, indices = counts.pop(), {index for index, _, _ in shards}
+        if missing := set(range(count)) - indices:
+            names = ", ".join(f"{split}-{i:05d}-of-{count:05d}.parquet" for i in sorted(missing))
+            raise DataError(f"{folder}: {split} is not whole: missing {names}; copy it again")
+        if extra := indices - set(range(count)):
+            raise DataError(f"{folder}: {split} has a file number {max(extra)} of {count}; remove the wrong one")
     return {split: [path for *_, path in shards] for split, shards in found.items()}
 
 
@@ -66,7 +70,8 @@ class Rows:
             raise DataError(f"{path}: its class names differ from those of {self._starts[0][1].name}")
         self.classes = classes
         start = len(self.labels)
-        self.images += table["image"].combine_chunks().field("bytes").to_pylist()
+        for chunk in table["image"].chunks:
+            self.images += pc.struct_field(chunk, "bytes").to_pylist()  # None where the struct itself is null
         self.labels += table["label"].to_pylist()
         for i in range(start, len(self.labels)):
             self._check_row(i, len(classes))
@@ -74,10 +79,11 @@ class Rows:
     def _check_columns(self, path: Path, schema: pa.Schema) -> None:
         found = ", ".join(schema.names) or "none"
         for column in ("image", "label"):
-            if column not in schema.names:
-                raise DataError(f"{path}: column '{column}' is missing; expected image and label, found {found}")
+            if schema.names.count(column) != 1:
+                raise DataError(f"{path}: expected one column '{column}' beside the other, found {found}")
         image, label = schema.field("image").type, schema.field("label").type
-        if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0):
+        has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
+        if not has_bytes or image.field("bytes").type not in (pa.binary(), pa.large_binary()):
             raise DataError(f"{path}: column 'image' is {image}; expected struct<bytes: binary, path: string>")
         if not pa.types.is_integer(label):
             raise DataError(f"{path}: column 'label' is {label}; expected an integer type")

@@ -111,20 +111,20 @@ def load(name: str, split: str = "train", *, size: int | None = None, fallback: 
     set (`"digits"`, `"shapes"`) to use where the named one cannot be had: look at `.name` of what comes back.
     Raises UnknownName for a name or split that does not exist, DataError when a set is damaged or nowhere to be found.
     """
-    _check_name(name, split)
+    _check(name, split, size)
+    if fallback is not None and fallback not in EMBEDDED:
+        raise UnknownName(f"fallback '{fallback}': {nearest(fallback, EMBEDDED)}")
     try:
         return _load(name, split, size)
     except NotFound:
         if fallback is None:
             raise
-        if fallback not in EMBEDDED:
-            raise UnknownName(f"fallback '{fallback}': {nearest(fallback, EMBEDDED)}") from None
         return _load(fallback, "test" if split == "val" else split, size)
 
 
 def prepare(name: str, split: str, *, size: int | None = None, force: bool = False) -> ImageSet:
     """Decode a split into the cache if it is not there, or anew with `force`, and return it."""
-    _check_name(name, split)
+    _check(name, split, size)
     if not force:
         return _load(name, split, size)
     return _decode_into_cache(name, split, size)
@@ -149,13 +149,17 @@ def where(name: str) -> str:
 
 
 def check(name: str, split: str) -> str:
-    """Decode a split again from its source and hold it against the cache and the published digest; one line.
+    """Hold a split in the cache against its source, where that is here, and the published digest; one line.
 
     Raises DataError when the contents differ from either.
     """
     kept = load(name, split)
-    decoded = _decode(name, split, _usual_size(name))
-    fresh = cache.content_digest(torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels), decoded.classes)
+    try:
+        fresh = _decode(name, split, _usual_size(name)).digest()
+        source = "whole"
+    except NotFound:  # a prepared cache folder can be copied without its source
+        fresh = cache.content_digest(kept.images, kept.labels, kept.classes)
+        source = "whole, its source is not here"
     if fresh != kept.digest:
         raise DataError(
             f"{name} {split}: the cache holds digest {kept.digest}, its source {fresh}; prepare with --force"
@@ -163,7 +167,7 @@ def check(name: str, split: str) -> str:
     published = SPECS[name].digests.get(split) if name in SPECS else None
     if published not in (None, fresh):
         raise DataError(f"{name} {split}: digest {fresh} is not the published set's, {published}")
-    return f"{kept}: whole" + ("" if published is None else ", and the published set")
+    return f"{kept}: {source}" + ("" if published is None else ", and the published set")
 
 
 class NotFound(DataError):
@@ -210,6 +214,10 @@ class Decoded:
     classes: tuple[str, ...]
     source: str
     conversions: dict[str, int]
+
+    def digest(self) -> str:
+        """Of the contents, whatever their order: see `cache.content_digest`."""
+        return cache.content_digest(torch.from_numpy(self.images), torch.from_numpy(self.labels), self.classes)
 
 
 def from_parquet(name: str, split: str, size: int | None) -> Decoded:
@@ -262,7 +270,9 @@ def _usual_size(name: str) -> int | None:
     return SPECS[name].size if name in SPECS else None
 
 
-def _check_name(name: str, split: str) -> None:
+def _check(name: str, split: str, size: int | None) -> None:
+    if size is not None and size < 1:
+        raise DataError(f"{name}: size {size} is no side of a square; give at least 1")
     known = splits_of(name)
     if split not in known:
         raise UnknownName(f"split '{split}' of {name}: {nearest(split, known)}")

@@ -19,6 +19,7 @@ from repro.data.augmentation import Augmentation, Batches
 from repro.data.random import derive_seed, permutation
 from repro.errors import CheckpointError, NumericsError, Preempted, RecipeError
 from repro.models import get_model
+from repro.models.lenet import LeNet5
 from repro.models.summary import layer_table
 from repro.records import Epoch, Record
 from repro.training.checkpoint import Checkpoint
@@ -26,6 +27,7 @@ from repro.training.device import autocast, channels_last, choose_device, choose
 from repro.training.keeper import SAVE_EVERY_S, Keeper
 from repro.training.optim import learning_rate, loss_function, make_optimizer
 from repro.training.recipe import Recipe
+from repro.training.sdlm import CURVATURE_SAMPLES, SDLM, diagonal_curvature
 from repro.training.signals import StopRequest
 from repro.training.state import optimizer_tensors, restore_optimizer
 
@@ -125,9 +127,11 @@ class Trainer:
         epoch = self.place.epoch
         order = permutation(len(self.train_batches), self.seed, epoch, _ORDER).to(self.device)
         before, start = self.place.seconds, time.perf_counter()
+        if self.place.step == 0:
+            self._measure_curvature(order)
         while self.place.step < self.steps_per_epoch:
             first = self.place.step * self.recipe.batch_size
-            rate = self._step(order[first : first + self.recipe.batch_size])
+            rate = self.step(order[first : first + self.recipe.batch_size])
             self.place.step += 1
             self.place.seconds = before + time.perf_counter() - start
             after_step()
@@ -147,7 +151,7 @@ class Trainer:
         self._next_epoch(done)
         return done
 
-    def _step(self, indices: Tensor) -> float:
+    def step(self, indices: Tensor) -> float:
         """One update on the samples at `indices`; returns the learning rate used."""
         epoch, step = self.place.epoch, self.place.step
         torch.manual_seed(derive_seed(self.seed, epoch, step, _STEP))  # dropout
@@ -187,6 +191,13 @@ class Trainer:
             f"{self.place.epoch + 1}, batch {step + 1} (samples {samples}, …); the last checkpoint is from before it: "
             "lower the learning rate, or look at these samples"
         )
+
+    def _measure_curvature(self, order: Tensor) -> None:
+        """What SDLM does before each pass: second derivatives on the first samples of the pass."""
+        if isinstance(self.optimizer, SDLM) and isinstance(self.model, LeNet5):
+            sample = order[:CURVATURE_SAMPLES]
+            images, _ = self.train_batches.augmented(sample, derive_seed(self.seed, _AUGMENT), self.place.epoch)
+            self.optimizer.set_curvature(diagonal_curvature(self.model, images))
 
     @torch.inference_mode()
     def evaluate(self, batches: Batches) -> tuple[float, float]:

@@ -52,9 +52,9 @@ class Augmentation(Part):
 
 
 class Optimizer(Part):
-    """`sgd`: PyTorch's stochastic gradient descent."""
+    """`sgd`: PyTorch's stochastic gradient descent. `sdlm`: the diagonal second-order method of 1998, for `lenet5`."""
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "sdlm"] = "sgd"
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: NotNegative = 0.0
@@ -66,15 +66,23 @@ class Optimizer(Part):
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
+    @model_validator(mode="after")
+    def _sdlm_is_plain(self) -> "Optimizer":
+        if self.name == "sdlm" and (self.momentum or self.weight_decay):
+            raise ValueError("sdlm has neither momentum nor weight_decay")
+        return self
+
 
 class Schedule(Part):
     """How the learning rate goes: see `repro.training.optim.learning_rate`."""
 
-    name: Literal["constant", "cosine", "linear", "steps"] = "constant"
+    name: Literal["constant", "cosine", "linear", "steps", "table"] = "constant"
     warmup_epochs: NotNegative = 0.0
     at: list[Count] = []
     """`steps`: after how many epochs the rate is multiplied by `factor`."""
     factor: Positive = 0.1
+    scale: list[Positive] = []
+    """`table`: what the rate is multiplied by in each epoch, one number per epoch."""
 
 
 class Published(Part):
@@ -105,6 +113,18 @@ class Recipe(Part):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     """Chosen before running; every one of them is reported."""
     published: Published | None = None
+
+    @model_validator(mode="after")
+    def _table_covers_epochs(self) -> "Recipe":
+        if self.schedule.name == "table" and len(self.schedule.scale) < self.epochs:
+            raise ValueError(f"schedule.scale has {len(self.schedule.scale)} entries for {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _sdlm_knows_lenet5(self) -> "Recipe":
+        if self.optimizer.name == "sdlm" and self.model != "lenet5":
+            raise ValueError(f"optimizer sdlm works out second derivatives for lenet5 alone, not for {self.model}")
+        return self
 
     def digest(self) -> str:
         """sha256 over all that decides the outcome: everything but title, seeds and the published figure."""

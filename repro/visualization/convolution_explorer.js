@@ -209,12 +209,13 @@ class ConvolutionExplorer {
 
   drawGrid(grid, place) {
     const [first, last] = this.ends(grid);
-    const { x, y, title } = place[grid];
+    const { x, y, title, titleY } = place[grid];
     const positions = range(first, last + 1);
     const unread = new Set(neverRead(this.v));
-    const group = svg("g", { role: "grid", "aria-label": `${title}. Arrow keys move.` });
+    const role = positions.length ? "grid" : "group";
+    const group = svg("g", { role, "aria-label": positions.length ? `${title}. Arrow keys move.` : title });
     const around = svg("g", { "aria-hidden": "true", class: "labels" });
-    around.append(svg("text", { x: place[grid].centre, y: y - 24, class: "title" }, title));
+    around.append(svg("text", { x: place[grid].centre, y: titleY, class: "title" }, title));
     for (const row of positions) {
       const line = svg("g", { role: "row" });
       for (const column of positions) {
@@ -234,7 +235,6 @@ class ConvolutionExplorer {
     }
     if (!positions.length) {
       around.append(svg("rect", { x, y, width: place[grid].side, height: place[grid].side, rx: 4, class: "none" }));
-      group.removeAttribute("role");
     }
     return svg("g", {}, around, group);
   }
@@ -314,7 +314,7 @@ function index(position, x, y, i, size) {
 
 /* Where the two grids go: side by side in a stage of constant height, or one above the other on a phone. */
 function layout(v, width) {
-  const [LABEL, TITLE, GAP, TALLEST, LARGEST] = [26, 40, 64, 330, 34];
+  const [LABEL, TITLE, GAP, BETWEEN, TALLEST, LARGEST] = [26, 40, 64, 46, 330, 34];
   const wide = width >= 520;
   const padded = v.input_size + 2 * v.padding;
   const size = outputSize(v);
@@ -325,19 +325,21 @@ function layout(v, width) {
   const sides = { input: padded * cellSize, output: (size || 2) * cellSize };
   const boxes = { input: Math.max(sides.input, 120), output: Math.max(sides.output, 90) };
   const total = wide ? boxes.input + GAP + LABEL + boxes.output : 0;
-  const height = wide ? TALLEST : sides.input + sides.output + 2 * TITLE + 16;
+  const height = wide ? TALLEST : sides.input + sides.output + TITLE + BETWEEN + 28;
   const centres = wide
     ? { input: (width - total) / 2 + boxes.input / 2, output: (width + total) / 2 - boxes.output / 2 }
     : { input: width / 2, output: width / 2 };
   const tops = wide
     ? { input: TITLE + (TALLEST - TITLE - sides.input) / 2, output: TITLE + (TALLEST - TITLE - sides.output) / 2 }
-    : { input: TITLE, output: TITLE + sides.input + TITLE + 12 };
+    : { input: TITLE, output: TITLE + sides.input + BETWEEN };
   const titles = {
     input: `input ${v.input_size} × ${v.input_size}` + (v.padding ? `, padded ${padded} × ${padded}` : ""),
     output: size ? `output ${size} × ${size}` : "no output",
   };
+  // On a phone the lower title stands below its grid, out of the way of the lines between the two.
   const place = (grid) => ({ x: Math.round(centres[grid] - sides[grid] / 2), y: Math.round(tops[grid]),
-    side: sides[grid], centre: centres[grid], title: titles[grid] });
+    side: sides[grid], centre: centres[grid], title: titles[grid],
+    titleY: Math.round(tops[grid]) + (wide || grid === "input" ? -24 : sides.output + 20) });
   return { width, height, wide, cell: cellSize, input: place("input"), output: place("output") };
 }
 

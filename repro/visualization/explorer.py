@@ -14,8 +14,7 @@ from importlib import resources
 
 from repro.errors import UnknownName, nearest
 
-# name -> (start, smallest, largest). The largest grid, 12 + 2 * 3 pixels, still has cells that a finger can
-# hit on a phone.
+# name -> (start, smallest, largest). The largest grid, 12 + 2 * 3 pixels, still fits the width of a phone.
 CONVOLUTION_CONTROLS: Mapping[str, tuple[int, int, int]] = {
     "input_size": (7, 1, 12),
     "kernel_size": (3, 1, 7),

@@ -18,7 +18,7 @@ from repro.receptive_field import output_size
 from repro.visualization import convolution_explorer
 from repro.visualization.explorer import CONVOLUTION_CONTROLS, _inlined
 
-BACKGROUNDS = {"light": "#ffffff", "dark": "#121212"}
+PAPER_AND_INK = {"light": "background: white; color: black", "dark": "background: #121212; color: white"}
 NAMES = tuple(CONVOLUTION_CONTROLS)
 EVERY_SETTING = [
     dict(zip(NAMES, values, strict=True))
@@ -70,7 +70,7 @@ def open_html(page, tmp_path):
         head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>Explorer</title>"
         path.write_text(
             f"<!doctype html><html lang=en data-theme={theme}><head>{head}</head>"
-            f"<body style='background: {BACKGROUNDS[theme]}'><main>{body}</main></body></html>",
+            f"<body style='{PAPER_AND_INK[theme]}'><main>{body}</main></body></html>",
             encoding="utf-8",
         )
         return page(path, **options)
