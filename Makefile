@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 CHECK  := $(BIN)/python -m book._tools.check
 
-# The kernels' debugger would print a warning at each start; uv is needed by `make lock` alone.
+# The kernels' debugger would print a warning at each start.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
@@ -35,9 +35,9 @@ bench: $(STAMP)  ## the benchmarks, as one table
 check: $(STAMP)  ## everything that has to be green: lint, test, book, and the pages in a browser
 	@$(CHECK) lint unit gates chapters book browser
 
-lock: $(STAMP)  ## resolve the pins in requirements.txt anew
+lock: $(STAMP)  ## resolve the pins in requirements.txt anew (needs uv, which it installs)
 	@$(BIN)/python -m pip install --quiet uv
-	$(BIN)/python -m uv pip compile pyproject.toml --extra book --extra test --universal \
+	$(BIN)/python -m uv pip compile --quiet --upgrade pyproject.toml --extra book --extra test --universal \
 	  --python-version 3.11 --no-header --no-annotate --output-file requirements.txt
 
 $(BIN)/python:

@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from repro.errors import Preempted, ReproError, ResourceError
+from repro.errors import ReproError, ResourceError
+
+WIDEST = 1000  # columns of a table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Train the nets of the book, prepare their data, and read what the runs measured.\n\n"
-    "Start with `repro doctor`, then `repro train lenet5_modern`.",
+    "Start with `repro doctor`, then `repro train lenet5-modern`. With `--debug` an error shows where it was raised.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, list and check sets of pictures.")
 app.add_typer(data_app, name="data")
@@ -35,21 +37,24 @@ def train(
     recipe: RecipeName,
     set_: Annotated[list[str], typer.Option("--set", help="Change one key: `--set epochs=2`. Repeatable.")] = [],  # noqa: B006
     seed: Annotated[
-        list[int], typer.Option(help="Seeds to run, one after the other; the recipe's when not given.")
+        list[int], typer.Option(min=0, help="Seeds to run, one after the other; the recipe's when not given.")
     ] = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run was saved.")] = False,
     run_dir: Annotated[Path, typer.Option(help="Where checkpoints go, one folder per recipe and seed.")] = Path("runs"),
     records_dir: Annotated[Path, typer.Option(help="Where the record of a finished run goes.")] = Path("records"),
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the best there is when not given.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; resume with the same number.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; resume with the same number.")] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the net first (pays on GPUs).")] = False,
+    save_every: Annotated[
+        float, typer.Option(min=0, help="Seconds between checkpoints inside an epoch; at its end always.")
+    ] = 60.0,
 ) -> None:
     """Train a recipe to its end and write `records/RECIPE-SEED.json`.
 
     Ctrl-C or SIGTERM saves the run and ends with exit code 75; the same command with `--resume` goes on and arrives at
     the same bits on the same machine.
 
-    **Try** `repro train lenet5_modern --set epochs=1 --seed 0`
+    **Try** `repro train lenet5-modern --set epochs=1 --seed 0`
     """
     from repro.training.command import train_seeds
 
@@ -63,6 +68,7 @@ def train(
         device=device,
         threads=threads,
         compiled=compile_,
+        save_every_s=save_every,
     )
 
 
@@ -71,11 +77,11 @@ def recipes() -> None:
     """List the recipes of the package."""
     from repro.training import list_recipes, load_recipe
 
-    table = Table("recipe", "model", "data", "epochs", "what it is", box=None)
+    table = Table("recipe", "model", "data", "epochs", "what it is", box=None, pad_edge=False)
     for name in list_recipes():
         r = load_recipe(name)
         table.add_row(name, r.model, r.data.name, str(r.epochs), r.title)
-    Console().print(table)
+    _show(table)
 
 
 @app.command()
@@ -84,12 +90,12 @@ def models() -> None:
     from repro.models import get_model, list_models
     from repro.models.registry import model_info
 
-    table = Table("model", "input", "parameters", "source", box=None)
+    table = Table("model", "input", "parameters", "source", box=None, pad_edge=False)
     for name in list_models():
         count = sum(p.numel() for p in get_model(name).parameters())
         info = model_info(name)
         table.add_row(name, "×".join(map(str, info.input_size)), f"{count:,}", info.source)
-    Console().print(table)
+    _show(table)
 
 
 @app.command()
@@ -111,7 +117,7 @@ def records(
         "device",
         "commit",
     )
-    table = Table(*columns, box=None)
+    table = Table(*columns, box=None, pad_edge=False)
     for r in load_all(records_dir):
         if recipe in (None, r.recipe) and r.epochs:
             commit = str(r.git.get("commit") or "unknown")[:8] + ("" if r.counts else " (does not count)")
@@ -126,7 +132,7 @@ def records(
                 r.device["name"],
                 commit,
             )
-    Console().print(table)
+    _show(table)
 
 
 @app.command()
@@ -141,7 +147,7 @@ def doctor() -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: DataName,
-    size: Annotated[int | None, typer.Option(help="Bring every picture to this square.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Bring every picture to this square.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Decode again even if it is in the cache.")] = False,
 ) -> None:
     """Decode all splits of a set into the cache, from `$REPRO_DATA` or a download.
@@ -159,12 +165,12 @@ def data_list() -> None:
     """List the sets `load` knows and where each was found."""
     from repro.data.sources import SPECS, list_sets, where
 
-    table = Table("set", "pictures", "found in", "what it is", box=None)
+    table = Table("set", "pictures", "found in", "what it is", box=None, pad_edge=False)
     for name in list_sets():
         spec = SPECS.get(name)
         counts = " + ".join(f"{n:,}" for n in spec.splits.values()) if spec else ""
         table.add_row(name, counts, where(name), spec.title if spec else "your own, under REPRO_DATA")
-    Console().print(table)
+    _show(table)
 
 
 @data_app.command("check")
@@ -174,6 +180,13 @@ def data_check(name: DataName) -> None:
 
     for split in splits_of(name):
         typer.echo(check(name, split))
+
+
+def _show(table: Table) -> None:
+    """Print a table at its full width: a narrow terminal breaks its lines, and a pipe gets them whole."""
+    console = Console()
+    console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    console.print(table)
 
 
 def main() -> None:
@@ -188,6 +201,3 @@ def main() -> None:
             raise
         print(f"repro: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        print("repro: stopped", file=sys.stderr)
-        sys.exit(Preempted.exit_code)

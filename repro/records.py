@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from repro.errors import CheckpointError, DataError
+from repro.errors import CheckpointError, DataError, ResourceError
+from repro.files import write_atomic
 
 Status = Literal["complete", "crashed", "preempted", "running"]
 
@@ -69,7 +71,7 @@ class Record(BaseModel):
     @property
     def best_peeked(self) -> Epoch:
         """The epoch with the smallest test error, chosen by looking at the test set: never the result."""
-        return min(self.epochs, key=lambda e: e.test_error)
+        return min(self.epochs or [self.last], key=lambda e: e.test_error)
 
     @property
     def seconds(self) -> float:
@@ -91,9 +93,15 @@ def records_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "records"
 
 
+def run_name(recipe: str, seed: int) -> str:
+    """What a run's folder and its record are called: recipe and seed, without what a file name cannot hold."""
+    safe = re.sub(r"[^\w.,=+-]", "_", recipe)
+    return f"{safe}-{seed}"
+
+
 def file_of(recipe: str, seed: int) -> str:
     """The name of a record's file."""
-    return f"{recipe}-{seed}.json"
+    return f"{run_name(recipe, seed)}.json"
 
 
 def read(path: Path) -> Record:
@@ -108,14 +116,35 @@ def read(path: Path) -> Record:
         raise CheckpointError(f"{path}: not a record: {where}: {first['msg']}") from e
 
 
+def write(record: Record, path: Path) -> None:
+    """Write a record, whole or not at all; raises ResourceError when the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, record.model_dump_json(indent=1).encode())
+    except OSError as e:
+        raise ResourceError(f"{path}: the record cannot be written ({e.strerror or e}); free space and resume") from e
+
+
 def load(recipe: str, folder: Path | None = None) -> list[Record]:
-    """The records of a recipe that count (complete, from a clean commit), by seed."""
-    return [r for r in load_all(folder) if r.recipe == recipe and r.counts]
+    """The records of a recipe that count (complete, from a clean commit), by seed.
+
+    Raises CheckpointError when they are not of one and the same recipe: it was changed between two seeds.
+    """
+    found = [r for r in load_all(folder) if r.recipe == recipe and r.counts]
+    if len({r.recipe_digest for r in found}) > 1:
+        digests = ", ".join(f"seed {r.seed} {r.recipe_digest[:8]}" for r in found)
+        raise CheckpointError(f"{recipe}: its records are of different recipes ({digests}); run the older seeds again")
+    return found
 
 
 def load_all(folder: Path | None = None) -> list[Record]:
-    """Every record in a folder, by recipe and seed."""
-    found = [read(path) for path in (folder or records_dir()).glob("*.json")]
+    """Every record in a folder, by recipe and seed; raises CheckpointError for one under another one's name."""
+    found = []
+    for path in (folder or records_dir()).glob("*.json"):
+        record = read(path)
+        if path.name != file_of(record.recipe, record.seed):  # a copy would count as one more run
+            raise CheckpointError(f"{path}: is the record of {record.recipe} seed {record.seed}; rename or remove it")
+        found.append(record)
     return sorted(found, key=lambda r: (r.recipe, r.seed))
 
 

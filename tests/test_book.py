@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 
 from book._tools import gates, notebooks, sync
 from book._tools.notebooks import ROOT
+from repro.cli import app as cli
 
 CHAPTER = """---
 kernelspec:
@@ -266,6 +267,21 @@ def set_address(root: Path, address: str) -> None:
     text, changed = re.subn(r"^(  url:) .*$", rf'\1 "{address}"', config.read_text(), flags=re.MULTILINE)
     assert changed == 1
     config.write_text(text)
+
+
+def test_commands_in_the_pages_exist() -> None:
+    """Catches a page that tells the reader to type a command which was renamed or never written."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    told = set(re.findall(r"(?:^\$ |`)make (\w+)", pages, re.MULTILINE))
+    assert told
+    assert told <= targets
+    commands = {c.name or c.callback.__name__ for c in cli.registered_commands if c.callback}
+    commands |= {group.name for group in cli.registered_groups}
+    told = set(re.findall(r"(?:^\$ |`)repro (\w+)", pages, re.MULTILINE))
+    assert told
+    assert told <= commands
 
 
 def test_no_buttons_without_an_address(small_book: Path) -> None:

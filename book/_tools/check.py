@@ -70,8 +70,8 @@ def commands(*lines: tuple[str, ...]) -> Result:
 
 def lint() -> Result:
     """Style, format and types."""
-    python = "repro", "book", "tests", "benchmarks"
-    folders = [folder for folder in python if (ROOT / folder).is_dir()]
+    sources = "repro", "book", "tests", "benchmarks"
+    folders = [folder for folder in sources if (ROOT / folder).is_dir()]
     return commands(("ruff", "check", *folders), ("ruff", "format", "--check", *folders), ("mypy",))
 
 

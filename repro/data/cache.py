@@ -71,6 +71,7 @@ def write(
     Raises ResourceError when the disk refuses, leaving nothing behind.
     """
     mean, std = channel_statistics(images)
+    digest = content_digest(images, labels, classes)
     meta = {
         "format": FORMAT,
         "shape": list(images.shape),
@@ -79,24 +80,21 @@ def write(
         "conversions": conversions,
         "mean": mean,
         "std": std,
-        "digest": content_digest(images, labels, classes),
+        "digest": digest,
     }
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
-        half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-{os.getpid()}-", suffix=".half", dir=folder.parent))
+        half = make_half(folder)
     except OSError as e:
-        raise _refused(folder, e) from e
+        raise refused(folder, e) from e
     try:
         meta["files"] = {
             "images.bin": _write_file(half / "images.bin", images),
             "labels.bin": _write_file(half / "labels.bin", labels),
         }
         (half / "meta.json").write_text(json.dumps(meta | {"sha256": _digest(meta)}, indent=1))
-        os.chmod(half, 0o755)  # mkdtemp makes it private; a cache may be shared
-        _publish(half, folder, meta["digest"])
+        _publish(half, folder, digest)
     except OSError as e:
-        raise _refused(folder, e) from e
+        raise refused(folder, e) from e
     finally:
         shutil.rmtree(half, ignore_errors=True)
 
@@ -128,6 +126,15 @@ def read(name: str, split: str, folder: Path) -> ImageSet | None:
     )
 
 
+def make_half(folder: Path) -> Path:
+    """A folder beside `folder`, to be filled and renamed; those of processes that are gone are removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-{os.getpid()}-", suffix=".half", dir=folder.parent))
+    half.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
+    return half
+
+
 def _write_file(path: Path, tensor: Tensor) -> dict[str, Any]:
     data = tensor.contiguous().numpy().data
     with path.open("wb") as f:
@@ -154,7 +161,7 @@ def _publish(half: Path, folder: Path, digest: str) -> None:
         if there is not None and there.digest == digest:
             return
         # Moved aside in one step: no reader meets a folder that is half deleted.
-        aside = Path(tempfile.mkdtemp(prefix=f".old-{os.getpid()}-", suffix=".half", dir=folder.parent))
+        aside = make_half(folder)
         with contextlib.suppress(FileNotFoundError):  # another process may have moved it
             os.replace(folder, aside)
         shutil.rmtree(aside, ignore_errors=True)
@@ -216,7 +223,8 @@ def _damaged(path: Path, fault: str) -> DataError:
     return DataError(f"{path}: damaged cache file: {fault}; run `repro data prepare` again with --force")
 
 
-def _refused(folder: Path, e: OSError) -> ResourceError:
+def refused(folder: Path, e: OSError) -> ResourceError:
+    """The error to raise when the disk refuses what was to become `folder`."""
     why = e.strerror or str(e)
     return ResourceError(
         f"{folder}: the cache cannot be written ({why}); free space or set REPRO_CACHE to another folder"

@@ -49,10 +49,7 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
         image: Image.Image = opened
         if image.mode in WIDE or _stored_wide(opened):
             raise DataError(f"more than 8 bits per channel (opened as mode {image.mode})")
-        image.load()
-        # A PNG without EXIF is not asked for it: the question costs as much as decoding a small one.
-        asked = image.format != "PNG" or EXIF_IN_PNG & image.info.keys()
-        if asked and image.getexif().get(ORIENTATION, 1) != 1:
+        if _load_turned(opened):
             image = ImageOps.exif_transpose(image)
             conversions.append("EXIF orientation")
         mode = MODES[target.channels]
@@ -63,6 +60,16 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
             image = centre_square(image, target.size)
         pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], target.channels), conversions
+
+
+def _load_turned(image: Image.Image) -> bool:
+    """Load the pixels; whether EXIF says that they lie otherwise than they should be shown."""
+    if image.format == "PNG":
+        image.load()  # EXIF may follow the pixels; without any the question would cost as much as decoding
+        return bool(EXIF_IN_PNG & image.info.keys()) and image.getexif().get(ORIENTATION, 1) != 1
+    turned = image.getexif().get(ORIENTATION, 1) != 1
+    image.load()  # Pillow turns a TIFF while it loads, and then forgets that it did
+    return turned
 
 
 def _stored_wide(image: Image.Image) -> bool:

@@ -1,14 +1,14 @@
 """What a run needs to go on exactly, on disk in a way that a crash at any moment leaves intact.
 
-A checkpoint is two files: tensors (`step-000000469.safetensors`) and a manifest (`.json`) that holds the rest of the
-state and the tensors' size and sha256. The tensors are written, synced and renamed first, the manifest after them:
-without its manifest a checkpoint does not exist. Loading verifies the digests (neither `torch.load` nor safetensors
-notices a flipped bit) and never runs code: state is tensors and JSON.
+A checkpoint is two files: a manifest (`step-000000469.json`) that holds the tensors' size and sha256 and the rest of
+the state, and the tensors (`step-000000469-SHA256.safetensors`, by the first digits of theirs, so that saving a step
+again leaves alone what the old manifest speaks of). The tensors are written, synced and renamed first, the manifest
+after them: without its manifest a checkpoint does not exist. Loading verifies the digests (neither `torch.load` nor
+safetensors notices a flipped bit) and never runs code: state is tensors and JSON.
 """
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from repro.errors import CheckpointError, ResourceError
+from repro.files import write_atomic
 
 KEPT = 2  # committed checkpoints that stay
 
@@ -34,24 +35,25 @@ class Checkpoint:
 
 def save(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Commit a checkpoint at `step` and prune all but the last two; raises ResourceError when the disk refuses."""
-    stem = folder / f"step-{step:09d}"
+    manifest = folder / f"step-{step:09d}.json"
     data = tensors_to_bytes({k: t.detach().cpu().contiguous() for k, t in checkpoint.tensors.items()})
-    manifest = {
+    content = {
         "step": step,
         "tensors": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         "state": checkpoint.state,
     }
-    manifest["digest"] = _digest(manifest)
+    content["digest"] = _digest(content)
+    tensors = _tensors_of(manifest, content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(stem.with_suffix(".safetensors"), data)
-        write_atomic(stem.with_suffix(".json"), json.dumps(manifest, indent=1).encode())
+        write_atomic(tensors, data)
+        write_atomic(manifest, json.dumps(content, indent=1).encode())
+        _prune(manifest, tensors)
     except OSError as e:
         raise ResourceError(
-            f"{stem}: the checkpoint cannot be written, {len(data):,} bytes needed ({e.strerror or e}); "
+            f"{manifest}: the checkpoint cannot be written, {len(data):,} bytes needed ({e.strerror or e}); "
             "the one before it is whole; free space and resume"
         ) from e
-    _prune(folder)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -76,12 +78,12 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
 def load(manifest: Path) -> Checkpoint:
     """One checkpoint by its manifest, verified; raises CheckpointError naming the file and the fault."""
-    path = manifest.with_suffix(".safetensors")
     try:
         content = json.loads(manifest.read_bytes())
         expected, state, digest = content["tensors"], content["state"], content.pop("digest")
         if digest != _digest(content):
             raise CheckpointError(f"{manifest}: damaged: its sha256 is not the one it states")
+        path = _tensors_of(manifest, content)
         data = path.read_bytes()
         if len(data) != expected["bytes"]:
             raise CheckpointError(f"{path}: damaged: {len(data):,} bytes, expected {expected['bytes']:,}")
@@ -92,39 +94,25 @@ def load(manifest: Path) -> Checkpoint:
         raise CheckpointError(f"{manifest}: damaged: not readable ({e})") from e
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new, never a part."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
-    try:
-        with half.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return  # a folder cannot be opened there; the rename is durable by itself
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _manifests(folder: Path) -> list[Path]:
     """Newest first."""
     return sorted(folder.glob("step-*.json"), reverse=True)
 
 
-def _prune(folder: Path) -> None:
-    kept = {m.stem for m in _manifests(folder)[:KEPT]}
-    for path in sorted(folder.glob("step-*.*")):  # a manifest (.json) goes before its tensors
-        if path.stem not in kept:
+def _tensors_of(manifest: Path, content: dict[str, Any]) -> Path:
+    return manifest.with_name(f"{manifest.stem}-{content['tensors']['sha256'][:12]}.safetensors")
+
+
+def _prune(newest: Path, tensors: Path) -> None:
+    """Keep the checkpoint just written and the one before it.
+
+    One of a later step goes too: this run did not go on from it, because it is damaged or another run's.
+    """
+    folder = newest.parent
+    kept = [m.stem for m in _manifests(folder) if m <= newest][:KEPT]
+    for path in sorted(folder.glob("step-*.*"), reverse=True):  # a manifest goes before its tensors
+        stem = path.name[: len(newest.stem)]
+        if stem not in kept or (stem == newest.stem and path not in (newest, tensors)):
             path.unlink(missing_ok=True)
     for half in folder.glob(".*.half"):  # left by a run that was killed while it wrote
         half.unlink(missing_ok=True)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from repro.errors import RecipeError, ResourceError
+from repro.errors import CheckpointError, RecipeError
 from repro.models.registry import model_info
-from repro.records import Epoch, file_of, read
-from repro.training.checkpoint import write_atomic
+from repro.records import Epoch, Record, file_of, read, run_name, write
 from repro.training.loop import train
 from repro.training.recipe import Recipe, load_recipe
 
@@ -25,6 +24,7 @@ def train_seeds(
     device: str | None,
     threads: int | None,
     compiled: bool,
+    save_every_s: float,
 ) -> None:
     """Train a recipe with each seed in turn; prints a line per epoch to stderr and each record's path to stdout."""
     recipe = load_recipe(name, overrides)
@@ -32,27 +32,22 @@ def train_seeds(
     if threads is not None:
         torch.set_num_threads(threads)
     for seed in seeds or recipe.seeds:
-        folder = run_dir / f"{recipe.name}-{seed}"
-        if not _needs_running(folder, resume):
-            continue
-        print(f"{recipe.name} seed {seed}: {recipe.title}", file=sys.stderr)
-        record, _ = train(
-            recipe,
-            seed,
-            run_dir=folder,
-            resume=resume,
-            device=device,
-            compiled=compiled,
-            on_epoch=lambda e, recipe=recipe: print(epoch_line(e, recipe), file=sys.stderr),  # type: ignore[misc]
-        )
+        folder = run_dir / run_name(recipe.name, seed)
+        record = _finished(folder, recipe, resume)
+        if record is None:
+            print(f"{recipe.name} seed {seed}: {recipe.title}", file=sys.stderr)
+            record, _ = train(
+                recipe,
+                seed,
+                run_dir=folder,
+                resume=resume,
+                device=device,
+                compiled=compiled,
+                on_epoch=lambda e, recipe=recipe: print(epoch_line(e, recipe), file=sys.stderr),  # type: ignore[misc]
+                save_every_s=save_every_s,
+            )
         path = records_dir / file_of(recipe.name, seed)
-        try:
-            records_dir.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, record.model_dump_json(indent=1).encode())
-        except OSError as e:
-            raise ResourceError(
-                f"{path}: the record cannot be written ({e.strerror}); it also stands in {folder / 'record.json'}"
-            ) from e
+        write(record, path)
         print(f"{path}: test error {record.last.test_error:.2%} after {len(record.epochs)} epochs")
 
 
@@ -64,12 +59,21 @@ def epoch_line(e: Epoch, recipe: Recipe) -> str:
     )
 
 
-def _needs_running(folder: Path, resume: bool) -> bool:
-    """Whether there is something to do in a run's folder; raises RecipeError rather than overwrite what is there."""
-    found = read(folder / "record.json") if (folder / "record.json").exists() else None
+def _finished(folder: Path, recipe: Recipe, resume: bool) -> Record | None:
+    """The record of a run that is complete already; None when there is something to do in its folder.
+
+    Raises RecipeError rather than overwrite an unfinished run, or take one of another recipe for this one's.
+    """
+    try:
+        found = read(folder / "record.json") if (folder / "record.json").exists() else None
+    except CheckpointError as e:  # the checkpoints hold all that was in it
+        print(f"repro: {e}; it is written anew", file=sys.stderr)
+        found = None
     if found and found.status == "complete":
+        if found.recipe_digest != recipe.digest():
+            raise RecipeError(f"{folder}: holds a run of {recipe.name} as it was before; remove it to run anew")
         print(f"{folder}: already complete; remove the folder to run it again", file=sys.stderr)
-        return False
+        return found
     if any(folder.glob("step-*.json")) and not resume:
         raise RecipeError(f"{folder}: holds an unfinished run; go on with --resume, or remove the folder to start anew")
-    return True
+    return None

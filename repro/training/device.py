@@ -13,6 +13,7 @@ from repro.errors import ResourceError
 
 # Below this many multiply-adds per picture, casting costs a CPU more than bfloat16 products save (`make bench`).
 BF16_PAYS = 20_000_000
+REGISTER_FLOATS = 16  # of a 512-bit vector register
 
 
 def choose_device(wanted: str | None = None) -> torch.device:
@@ -72,5 +73,12 @@ def cpu_name() -> str:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """The model with its convolution weights laid out channels-last, as its inputs are."""
-    return model.to(memory_format=torch.channels_last)
+    """The model with its convolution weights laid out channels-last, as its inputs are.
+
+    Narrow ones (LeNet's) stay as they are: the layout lets a vector register hold many channels of one pixel, and
+    theirs do not fill it.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.out_channels > REGISTER_FLOATS:
+            layer.to(memory_format=torch.channels_last)
+    return model

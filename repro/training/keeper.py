@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 SAVE_EVERY_S = 60.0  # inside an epoch; at its end always
 
 
+def _command() -> str:
+    """The call of the `repro` command that runs this, or nothing when it is called from elsewhere."""
+    program = Path(sys.argv[0])
+    ours = program.stem == "repro" or (program.stem, program.parent.name) == ("__main__", "repro")
+    return shlex.join(["repro", *sys.argv[1:]]) if ours else ""
+
+
 class Keeper:
     """Keeps a run's checkpoints and record in its folder; without a folder it only makes the record."""
 
@@ -34,23 +41,29 @@ class Keeper:
         found = checkpoint.load_latest(self.folder) if self.folder else None
         if found:
             self.trainer.restore(found)
+            self.started = found.state["started"]
+            if found.state["git"] != self.git:  # two states of the code made this run: it is neither's
+                self.git = {"commit": found.state["git"]["commit"], "dirty": True, "resumed_at": self.git["commit"]}
 
     def after_step(self, stop: StopRequest) -> None:
         trainer = self.trainer
         if stop.requested and self.folder:
             place = trainer.place
-            raise Preempted(
+            message = (
                 f"{trainer.recipe.name} seed {trainer.seed}: stopped by {stop.requested} at epoch {place.epoch + 1}, "
                 f"batch {place.step} of {trainer.steps_per_epoch}; saved in {self.folder}, continue with --resume"
             )
+            self.save("preempted", message)
+            raise Preempted(message)
         if time.perf_counter() - self.saved_at > self.save_every_s:
             self.save("running")
 
     def save(self, status: records.Status, message: str = "") -> None:
         if self.folder is None:
             return
-        place = self.trainer.place
-        checkpoint.save(self.folder, place.epoch * self.trainer.steps_per_epoch + place.step, self.trainer.snapshot())
+        place, snapshot = self.trainer.place, self.trainer.snapshot()
+        snapshot.state.update(started=self.started, git=self.git)
+        checkpoint.save(self.folder, place.epoch * self.trainer.steps_per_epoch + place.step, snapshot)
         self.write_record(status, message)
         self.saved_at = time.perf_counter()
 
@@ -62,7 +75,7 @@ class Keeper:
             status=status,
             recipe_digest=recipe.digest(),
             recipe_content=recipe.model_dump(mode="json"),
-            command=shlex.join(["repro", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "repro" else "",
+            command=_command(),
             started=self.started,
             git=self.git,
             versions=records.environment(),
@@ -74,8 +87,7 @@ class Keeper:
             message=message,
         )
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_atomic(self.folder / "record.json", record.model_dump_json(indent=1).encode())
+            records.write(record, self.folder / "record.json")
         return record
 
     def _data(self) -> dict[str, Any]:

@@ -6,10 +6,13 @@ machine. Metrics are sums and counts over every sample exactly once, never means
 measured after every epoch and decides nothing: the result is the last epoch of a schedule that was fixed before.
 """
 
+import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +20,18 @@ from torch import Tensor, nn
 from repro.data import ImageSet, load
 from repro.data.augmentation import Augmentation, Batches
 from repro.data.random import derive_seed, permutation
-from repro.errors import CheckpointError, NumericsError, Preempted, RecipeError
+from repro.errors import NumericsError, Preempted, RecipeError, ReproError, ResourceError
 from repro.models import get_model
-from repro.models.lenet import LeNet5
 from repro.models.summary import layer_table
 from repro.records import Epoch, Record
 from repro.training.checkpoint import Checkpoint
 from repro.training.device import autocast, channels_last, choose_device, choose_precision
+from repro.training.fusion import fuse
 from repro.training.keeper import SAVE_EVERY_S, Keeper
 from repro.training.optim import learning_rate, loss_function, make_optimizer
 from repro.training.recipe import Recipe
-from repro.training.sdlm import CURVATURE_SAMPLES, SDLM, diagonal_curvature
 from repro.training.signals import StopRequest
-from repro.training.state import optimizer_tensors, restore_optimizer
+from repro.training.state import MODEL, check_same_run, optimizer_tensors, restore_optimizer
 
 EVAL_BATCH = 1000
 CHECK_EVERY = 50  # steps between two looks at the losses on a GPU
@@ -87,7 +89,7 @@ class Trainer:
         self.test_batches = self._batches(self.test_set, None)
         torch.manual_seed(derive_seed(seed, _INIT))
         self.model = self._build()
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compiled else self.model
+        self.forward = self._make_forward(compiled)
         self.optimizer = make_optimizer(self.model.parameters(), recipe.optimizer)
         self.loss = loss_function(recipe.loss)
         self.sums = Sums.zero(device)
@@ -99,7 +101,13 @@ class Trainer:
         return Batches(images, mean, std, self.device, augmentation, data.border)
 
     def _build(self) -> nn.Module:
-        model = channels_last(get_model(self.recipe.model, **self.recipe.model_options).to(self.device))
+        try:
+            model = get_model(self.recipe.model, **self.recipe.model_options)
+        except ReproError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise RecipeError(f"{self.recipe.name}: model_options {self.recipe.model_options}: {e}") from e
+        model = channels_last(model.to(self.device))
         sample = self.train_batches.plain(0, 1)[0]
         _, channels, height, width = sample.shape
         rows = layer_table(model, (channels, height, width))
@@ -113,6 +121,17 @@ class Trainer:
         self.precision = choose_precision(self.recipe.precision, self.device, rows.multiply_adds)
         return model
 
+    def _make_forward(self, compiled: bool) -> nn.Module:
+        """The model as it is called: the same function and parameters, by a faster way where there is one."""
+        if compiled:
+            return cast(nn.Module, torch.compile(self.model))
+        return fuse(self.model) if self.device.type == "cpu" else self.model
+
+    def _set_mode(self, training: bool) -> None:
+        """Training or evaluation, for the net and for what is called in its place, whose containers are its own."""
+        self.model.train(training)
+        self.forward.train(training)
+
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.train_batches) // self.recipe.batch_size)
@@ -123,15 +142,13 @@ class Trainer:
 
     def train_epoch(self, after_step: Callable[[], None]) -> Epoch:
         """Train to the end of the current epoch and measure; `after_step` may save, or raise to stop."""
-        self.model.train()
+        self._set_mode(training=True)
         epoch = self.place.epoch
         order = permutation(len(self.train_batches), self.seed, epoch, _ORDER).to(self.device)
         before, start = self.place.seconds, time.perf_counter()
-        if self.place.step == 0:
-            self._measure_curvature(order)
         while self.place.step < self.steps_per_epoch:
             first = self.place.step * self.recipe.batch_size
-            rate = self.step(order[first : first + self.recipe.batch_size])
+            self.step(order[first : first + self.recipe.batch_size])
             self.place.step += 1
             self.place.seconds = before + time.perf_counter() - start
             after_step()
@@ -139,10 +156,15 @@ class Trainer:
         train_loss, train_error = self.sums.means()
         seconds = before + time.perf_counter() - start
         test_loss, test_error = self.evaluate(self.test_batches)
+        if not math.isfinite(test_loss):
+            raise NumericsError(
+                f"{self.recipe.name} seed {self.seed}: test loss is {test_loss} after epoch {epoch + 1}; "
+                "the last checkpoint is from before it: lower the learning rate"
+            )
         done = Epoch(
             epoch=epoch + 1,
             seconds=seconds,
-            learning_rate=rate,
+            learning_rate=self.rate(self.steps_per_epoch - 1),
             train_loss=train_loss,
             train_error=train_error,
             test_loss=test_loss,
@@ -151,10 +173,15 @@ class Trainer:
         self._next_epoch(done)
         return done
 
-    def step(self, indices: Tensor) -> float:
-        """One update on the samples at `indices`; returns the learning rate used."""
+    def rate(self, step: int) -> float:
+        """The learning rate of a step of the epoch under way."""
+        done = self.place.epoch + step / self.steps_per_epoch
+        return learning_rate(self.recipe.schedule, self.recipe.optimizer.learning_rate, done, self.recipe.epochs)
+
+    def step(self, indices: Tensor) -> None:
+        """One update on the samples at `indices`."""
         epoch, step = self.place.epoch, self.place.step
-        torch.manual_seed(derive_seed(self.seed, epoch, step, _STEP))  # dropout
+        self._seed_dropout(derive_seed(self.seed, epoch, step, _STEP))
         images, labels = self.train_batches.augmented(indices, derive_seed(self.seed, _AUGMENT), epoch)
         with autocast(self.device, self.precision):
             logits = self.forward(images)
@@ -164,13 +191,17 @@ class Trainer:
             self.check_losses()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        done = epoch + step / self.steps_per_epoch
-        rate = learning_rate(self.recipe.schedule, self.recipe.optimizer.learning_rate, done, self.recipe.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate(step)
         self.optimizer.step()
         self.sums.add(loss, logits, labels)
-        return rate
+
+    def _seed_dropout(self, seed: int) -> None:
+        if self.device.type == "cpu":
+            # The same numbers as after `torch.manual_seed`, which asks for every other device: 3 % of a LeNet step.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def check_losses(self) -> None:
         """Raise NumericsError at the first loss since the last check that is not finite, naming its batch.
@@ -192,17 +223,10 @@ class Trainer:
             "lower the learning rate, or look at these samples"
         )
 
-    def _measure_curvature(self, order: Tensor) -> None:
-        """What SDLM does before each pass: second derivatives on the first samples of the pass."""
-        if isinstance(self.optimizer, SDLM) and isinstance(self.model, LeNet5):
-            sample = order[:CURVATURE_SAMPLES]
-            images, _ = self.train_batches.augmented(sample, derive_seed(self.seed, _AUGMENT), self.place.epoch)
-            self.optimizer.set_curvature(diagonal_curvature(self.model, images))
-
     @torch.inference_mode()
     def evaluate(self, batches: Batches) -> tuple[float, float]:
         """Mean loss and share of errors over every sample of a set, without augmentation or dropout."""
-        self.model.eval()
+        self._set_mode(training=False)
         sums = Sums.zero(self.device)
         for start in range(0, len(batches), EVAL_BATCH):
             images, labels = batches.plain(start, start + EVAL_BATCH)
@@ -220,17 +244,25 @@ class Trainer:
     def snapshot(self) -> Checkpoint:
         """All that an exact continuation needs."""
         self.check_losses()
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        tensors = {MODEL + k: v for k, v in self.model.state_dict().items()}
         tensors |= {"sums/loss": self.sums.loss, "sums/wrong": self.sums.wrong}
         tensors |= optimizer_tensors(self.optimizer)
         place = self.place
+        if bad := [k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
+            raise NumericsError(
+                f"{self.recipe.name} seed {self.seed}: {bad[0]} is not finite at epoch {place.epoch + 1}, batch "
+                f"{place.step}; the last checkpoint is from before it: lower the learning rate"
+            )
         return Checkpoint(
             tensors,
             {
                 "recipe": self.recipe.name,
                 "recipe_digest": self.recipe.digest(),
                 "seed": self.seed,
-                "data_digest": self.train_set.digest,
+                "train_digest": self.train_set.digest,
+                "test_digest": self.test_set.digest,
+                "device": self.device.type,
+                "precision": self.precision,
                 "threads": torch.get_num_threads(),
                 "count": self.sums.count,
                 "epoch": place.epoch,
@@ -242,16 +274,10 @@ class Trainer:
         )
 
     def restore(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint of the same run; raises CheckpointError naming the first field that differs."""
-        state, own = found.state, self.snapshot().state
-        for key in ("recipe", "seed", "recipe_digest", "data_digest", "threads"):
-            if state[key] != own[key]:
-                raise CheckpointError(
-                    f"checkpoint of {state['recipe']} seed {state['seed']}: {key} is {state[key]}, this run's is "
-                    f"{own[key]}; resume with what it was started with, or give the new run another --run-dir"
-                )
-        model = {k.removeprefix("model/"): v for k, v in found.tensors.items() if k.startswith("model/")}
-        self.model.load_state_dict(model)
+        """Go on from a checkpoint of the same run; raises CheckpointError naming the first thing that differs."""
+        state, own = found.state, self.snapshot()
+        check_same_run(found, own)
+        self.model.load_state_dict({k.removeprefix(MODEL): t for k, t in found.tensors.items() if k.startswith(MODEL)})
         restore_optimizer(self.optimizer, found.tensors)
         self.sums = Sums(
             found.tensors["sums/loss"].to(self.device),
@@ -290,11 +316,11 @@ def train(
                 keeper.save("running")
                 if on_epoch:
                     on_epoch(done)
-        except Preempted as e:
-            keeper.save("preempted", str(e))
+        except Preempted:
             raise
         except Exception as e:
-            keeper.write_record("crashed", f"{type(e).__name__}: {e}")
+            with contextlib.suppress(ResourceError):  # on a full disk the first error is the one to tell
+                keeper.write_record("crashed", f"{type(e).__name__}: {e}")
             raise
     record = keeper.write_record("complete")
     return record, trainer.model.eval()

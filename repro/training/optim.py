@@ -8,13 +8,10 @@ from torch import Tensor, nn
 
 from repro.errors import RecipeError
 from repro.training.recipe import Optimizer, Schedule
-from repro.training.sdlm import SDLM
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], spec: Optimizer) -> torch.optim.Optimizer:
     """The optimizer a recipe names. PyTorch's SGD is fused: one pass over weights, gradients and momentum, not four."""
-    if spec.name == "sdlm":
-        return SDLM(parameters, lr=spec.learning_rate)
     return torch.optim.SGD(
         parameters,
         lr=spec.learning_rate,
@@ -29,8 +26,7 @@ def learning_rate(spec: Schedule, base: float, epochs_done: float, epochs: int) 
     """The rate at a moment of training, `epochs_done` (a fraction inside an epoch) of `epochs`.
 
     `constant`: base. `linear` and `cosine`: from base to 0 over the whole run. `steps`: times `factor` after each of
-    the epochs in `at`. `table`: times the entry of `scale` for the epoch. During `warmup_epochs` it is multiplied by
-    the share of the warm-up that is over.
+    the epochs in `at`. During `warmup_epochs` it is multiplied by the share of the warm-up that is over.
     """
     progress = epochs_done / epochs
     match spec.name:
@@ -42,8 +38,6 @@ def learning_rate(spec: Schedule, base: float, epochs_done: float, epochs: int) 
             shape = (1 + math.cos(math.pi * progress)) / 2
         case "steps":
             shape = spec.factor ** sum(epochs_done >= epoch for epoch in spec.at)
-        case "table":
-            shape = spec.scale[int(epochs_done)]
     warmup = min(1.0, epochs_done / spec.warmup_epochs) if spec.warmup_epochs else 1.0
     return base * shape * warmup
 

@@ -18,6 +18,7 @@ from repro.errors import RecipeError, UnknownName, nearest
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -37,7 +38,7 @@ class Data(Part):
     """Side of the square that every picture is brought to; its own size when not given."""
     border: Annotated[int, Field(ge=0)] = 0
     """Zeros around every picture, in pixels."""
-    mean: list[float] | None = None
+    mean: list[Finite] | None = None
     """Per channel in units of 0…1; the training split's own when not given."""
     std: list[Positive] | None = None
     limit: Count | None = None
@@ -52,9 +53,9 @@ class Augmentation(Part):
 
 
 class Optimizer(Part):
-    """`sgd`: PyTorch's stochastic gradient descent. `sdlm`: the diagonal second-order method of 1998, for `lenet5`."""
+    """`sgd`: PyTorch's stochastic gradient descent."""
 
-    name: Literal["sgd", "sdlm"] = "sgd"
+    name: Literal["sgd"] = "sgd"
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: NotNegative = 0.0
@@ -66,23 +67,15 @@ class Optimizer(Part):
             raise ValueError("nesterov needs a momentum above 0")
         return self
 
-    @model_validator(mode="after")
-    def _sdlm_is_plain(self) -> "Optimizer":
-        if self.name == "sdlm" and (self.momentum or self.weight_decay):
-            raise ValueError("sdlm has neither momentum nor weight_decay")
-        return self
-
 
 class Schedule(Part):
     """How the learning rate goes: see `repro.training.optim.learning_rate`."""
 
-    name: Literal["constant", "cosine", "linear", "steps", "table"] = "constant"
+    name: Literal["constant", "cosine", "linear", "steps"] = "constant"
     warmup_epochs: NotNegative = 0.0
     at: list[Count] = []
     """`steps`: after how many epochs the rate is multiplied by `factor`."""
     factor: Positive = 0.1
-    scale: list[Positive] = []
-    """`table`: what the rate is multiplied by in each epoch, one number per epoch."""
 
 
 class Published(Part):
@@ -113,18 +106,6 @@ class Recipe(Part):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     """Chosen before running; every one of them is reported."""
     published: Published | None = None
-
-    @model_validator(mode="after")
-    def _table_covers_epochs(self) -> "Recipe":
-        if self.schedule.name == "table" and len(self.schedule.scale) < self.epochs:
-            raise ValueError(f"schedule.scale has {len(self.schedule.scale)} entries for {self.epochs} epochs")
-        return self
-
-    @model_validator(mode="after")
-    def _sdlm_knows_lenet5(self) -> "Recipe":
-        if self.optimizer.name == "sdlm" and self.model != "lenet5":
-            raise ValueError(f"optimizer sdlm works out second derivatives for lenet5 alone, not for {self.model}")
-        return self
 
     def digest(self) -> str:
         """sha256 over all that decides the outcome: everything but title, seeds and the published figure."""

@@ -1,11 +1,32 @@
-"""An optimizer's memory as named tensors, and back: the part of a checkpoint that is not the net's."""
+"""What a checkpoint holds beside a net's weights, and whether it belongs to the run that wants to go on from it."""
 
 import torch
 from torch import Tensor
 
 from repro.errors import CheckpointError
+from repro.training.checkpoint import Checkpoint
 
-PREFIX = "optimizer/"
+MODEL, PREFIX = "model/", "optimizer/"
+
+# What decides the bits of a run: going on under another one would make a run that no record describes.
+IDENTITY = ("recipe", "seed", "recipe_digest", "train_digest", "test_digest", "device", "precision", "threads")
+
+
+def check_same_run(found: Checkpoint, own: Checkpoint) -> None:
+    """Raise CheckpointError at the first of IDENTITY, or the first of the net's tensors, in which the two differ."""
+    for key in IDENTITY:
+        if found.state.get(key) != own.state[key]:
+            raise CheckpointError(
+                f"checkpoint of {found.state.get('recipe')} seed {found.state.get('seed')}: {key} is "
+                f"{found.state.get(key)}, this run's is {own.state[key]}; resume with what it was started with, or "
+                "give the new run another --run-dir"
+            )
+    for name in sorted(_net(found) ^ _net(own)):
+        raise CheckpointError(f"checkpoint of {own.state['recipe']}: {name} does not fit this version of the net")
+
+
+def _net(checkpoint: Checkpoint) -> set[tuple[str, tuple[int, ...]]]:
+    return {(name, tuple(t.shape)) for name, t in checkpoint.tensors.items() if not name.startswith(PREFIX)}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -33,7 +54,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         if int(number) >= len(parameters):
             raise CheckpointError(f"checkpoint: {name} fits none of the {len(parameters)} parameters of this net")
         parameter = parameters[int(number)]
-        if saved.shape == parameter.shape:
+        if saved.ndim and saved.shape != parameter.shape:
+            own, found = ("×".join(map(str, t.shape)) for t in (parameter, saved))
+            raise CheckpointError(f"checkpoint: {name} is {found}, parameter {number} is {own}")
+        if saved.ndim:
             saved = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
         optimizer.state[parameter][key] = saved.to(parameter.device)
 

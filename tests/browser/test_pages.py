@@ -44,11 +44,11 @@ def test_page_renders_its_mathematics(site: Path, page: Open, name: str) -> None
     assert raw == []
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("view", [{}, {"dark": True}, {"phone": True}], ids=["light", "dark", "phone"])
 @pytest.mark.parametrize("name", toc_pages())
-def test_page_is_accessible(site: Path, page: Open, name: str, dark: bool) -> None:
-    """Catches too little contrast in either theme, controls without a name, headings and landmarks out of order."""
-    opened = page(site / name, dark=dark)
+def test_page_is_accessible(site: Path, page: Open, name: str, view: dict[str, bool]) -> None:
+    """Catches too little contrast in a theme, controls without a name, and boxes that the keyboard can't scroll."""
+    opened = page(site / name, **view)
     wait_for_mathematics(opened)
     violations = Axe().run(opened, options=AXE_OPTIONS).response["violations"]
     grave = [
@@ -78,6 +78,13 @@ def test_page_fits_a_phone(site: Path, page: Open, name: str) -> None:
     wait_for_mathematics(opened)
     widths = opened.evaluate("() => [document.documentElement.scrollWidth, window.innerWidth]")
     assert widths == [390, 390]
+
+
+def test_every_built_page_is_tested(site: Path) -> None:
+    """Catches a page that the build writes and the tests of this file never open."""
+    built = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
+    served = {name for name in built if not name.startswith(("_static/", "_sources/"))}
+    assert served - {"index.html"} == set(toc_pages())
 
 
 def test_index_leads_to_the_book(site: Path, page: Open) -> None:

@@ -1,0 +1,58 @@
+"""All benchmarks, or those named: one table to stdout, every timing to `benchmarks/results.json`."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks import alexnet_step, augmentation, lenet_epoch, preparing
+from benchmarks.harness import ROUNDS, Comparison, progress, table
+from repro import records
+from repro.training.device import describe
+
+RESULTS = Path(__file__).with_name("results.json")
+SUBJECTS: dict[str, Callable[[int], list[Comparison]]] = {
+    "augmentation": augmentation.compare,
+    "lenet_epoch": lenet_epoch.compare,
+    "alexnet_step": alexnet_step.compare,
+    "preparing": preparing.compare,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("subject", nargs="*", help=f"one of {', '.join(SUBJECTS)}; all when none is named")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"alternations that are kept (default {ROUNDS})")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the timings go (default: beside this file)")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.subject) - set(SUBJECTS):
+        parser.error(f"no subject is called {', '.join(sorted(unknown))}; there are {', '.join(SUBJECTS)}")
+    load_before = os.getloadavg()[0]
+    comparisons: list[Comparison] = []
+    for name in options.subject or SUBJECTS:
+        comparisons += SUBJECTS[name](options.rounds)
+    machine = describe(torch.device("cpu")) | {"cpus": os.cpu_count(), "load_before": load_before}
+    options.output.write_text(json.dumps(report(comparisons, machine), indent=1) + "\n", encoding="utf-8")
+    console = Console()
+    console.print(table(comparisons))
+    console.print(f"{machine['name']}, {machine['threads']} threads; timings in {options.output}", soft_wrap=True)
+    if load_before > 0.5:
+        progress(f"other programs kept {load_before:.1f} processors busy before the start: trust the minima alone\n")
+
+
+def report(comparisons: list[Comparison], machine: dict[str, Any]) -> dict[str, Any]:
+    """What is kept: machine, versions, date and commit, and of each comparison the result and all seconds."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": records.git_state(),
+        "versions": records.environment(),
+        "machine": machine,
+        "comparisons": [c.summary() for c in comparisons],
+    }

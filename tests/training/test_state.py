@@ -1,0 +1,55 @@
+"""The optimizer's memory on its way into a checkpoint and back."""
+
+import pytest
+import torch
+from torch import nn
+
+from repro.errors import CheckpointError
+from repro.training.optim import make_optimizer
+from repro.training.recipe import Optimizer
+from repro.training.state import optimizer_tensors, restore_optimizer
+
+SGD = Optimizer(learning_rate=0.1, momentum=0.9)
+
+
+def stepped(steps: int) -> tuple[nn.Conv2d, torch.optim.Optimizer]:
+    """A channels-last convolution after a few steps on drawn gradients."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, kernel_size=5).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(layer.parameters(), SGD)
+    step(layer, optimizer, steps)
+    return layer, optimizer
+
+
+def step(layer: nn.Conv2d, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for i in range(steps):
+        torch.manual_seed(i)
+        for p in layer.parameters():
+            p.grad = torch.randn(p.shape).to(
+                memory_format=torch.channels_last if p.ndim == 4 else torch.contiguous_format
+            )
+        optimizer.step()
+
+
+def test_momentum_keeps_its_parameters_layout() -> None:
+    """Catches fused SGD that walks contiguous momentum beside channels-last weights: it is as fast, and wrong."""
+    layer, optimizer = stepped(3)
+    file = {k: t.detach().clone(memory_format=torch.contiguous_format) for k, t in optimizer_tensors(optimizer).items()}
+    other, fresh = stepped(0)
+    other.load_state_dict(layer.state_dict())
+    restore_optimizer(fresh, file)
+    momentum = fresh.state[other.weight]["momentum_buffer"]
+    assert momentum.stride() == other.weight.stride()
+    step(layer, optimizer, 2)
+    step(other, fresh, 2)
+    assert torch.equal(layer.weight, other.weight)
+    assert torch.equal(layer.bias, other.bias)
+
+
+def test_tensors_that_fit_no_parameter_are_refused() -> None:
+    """Catches the momentum of another net taken for this one's."""
+    _, optimizer = stepped(1)
+    with pytest.raises(CheckpointError, match=r"optimizer/2/momentum_buffer fits none of the 2 parameters"):
+        restore_optimizer(optimizer, {"optimizer/2/momentum_buffer": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"optimizer/0/momentum_buffer is 3, parameter 0 is 4×3×5×5"):
+        restore_optimizer(optimizer, {"optimizer/0/momentum_buffer": torch.zeros(3)})
