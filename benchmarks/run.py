@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         comparisons += SUBJECTS[name](options.rounds)
     machine = describe(torch.device("cpu")) | {"cpus": os.cpu_count(), "load_before": load_before}
     options.output.write_text(json.dumps(report(comparisons, machine), indent=1) + "\n", encoding="utf-8")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)  # a log cannot say how wide it is
     console.print(table(comparisons))
     console.print(f"{machine['name']}, {machine['threads']} threads; timings in {options.output}", soft_wrap=True)
     if load_before > 0.5:

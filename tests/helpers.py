@@ -41,7 +41,7 @@ def write_parquet(
     classes: Sequence[str] | None = CLASSES,
     **columns: pa.Array,
 ) -> Path:
-    """One file in the layout of the hub; `columns` replace those of the same name, None for `classes` leaves them out."""
+    """One file in the layout of the hub; `columns` replace those of the same name, `classes` may be left out."""
     rows = [None if i is None else {"bytes": i, "path": None} for i in images]
     table = pa.table({"image": pa.array(rows, IMAGE), "label": pa.array(labels, pa.int64())} | columns)
     if classes is not None:

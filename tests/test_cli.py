@@ -186,7 +186,7 @@ def test_tables_are_whole_in_a_pipe(repro: Command, tiny: Path) -> None:
     assert first.rstrip().endswith("cccccccc (does not count)")
     assert second.startswith("tiny ")
     assert len(repro("records", "tiny", "--records-dir", "records")[1].splitlines()) == 2
-    for listing, expected in ((("recipes",), "lenet5_modern"), (("data", "list"), "mnist")):
+    for listing, expected in ((("recipes",), "lenet5-modern"), (("data", "list"), "mnist")):
         lines = repro(*listing)[1].splitlines()
         widths = {len(line) for line in lines}
         assert len(widths) == 1, "a row was folded"
@@ -196,7 +196,7 @@ def test_tables_are_whole_in_a_pipe(repro: Command, tiny: Path) -> None:
 def test_models_are_listed_with_their_parameters(repro: Command) -> None:
     """Catches a count that is typed in."""
     _, out, _ = repro("models")
-    (row,) = [line for line in out.splitlines() if line.startswith("lenet5-modern")]
+    (row,) = [line for line in out.splitlines() if line.startswith("lenet5_modern")]
     assert row.split()[1:3] == ["1×28×28", "44,426"]
 
 

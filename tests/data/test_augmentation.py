@@ -21,7 +21,7 @@ def image_set(n: int, height: int, width: int, channels: int) -> ImageSet:
 
 
 def draws(indices: torch.Tensor, padding: int, seed: int, epoch: int) -> list[list[int]]:
-    """Top, left and mirrored of each picture, drawn as the module's docstring says: by (seed, epoch, purpose, index)."""
+    """Top, left and mirrored of each picture, drawn as the module says: by (seed, epoch, purpose, index)."""
     high = (2 * padding + 1, 2 * padding + 1, 2)
     return [integers(h, derive_seed(seed, epoch, use), indices).tolist() for use, h in enumerate(high)]
 

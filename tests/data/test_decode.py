@@ -142,5 +142,5 @@ def test_the_first_fault_is_reported_whatever_thread_meets_it() -> None:
     encoded = [encode(Image.new("L", (3, 3)))] * 1000
     for i in (300, 900):
         encoded[i] = b"broken"
-    with pytest.raises(DataError, match="^row 300: the image cannot be decoded"):
+    with pytest.raises(DataError, match=r"^row 300: the image cannot be decoded"):
         decode_all(encoded, GREY, "test", lambda i: f"row {i}")

@@ -1,5 +1,6 @@
 """Downloads from a server on this machine: small files in MNIST's format, whole, forged, cut short, or not at all."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -105,10 +106,10 @@ def test_the_next_mirror_is_asked(mnist: Path, served, monkeypatch: pytest.Monke
 def test_forged_archives_are_refused(mnist: Path, cache: Path) -> None:
     """Catches an archive that is taken although its md5 is another; and the fallback that then says so."""
     (mnist / "train-images-idx3-ubyte.gz").write_bytes(idx(255 - IMAGES[:4]))
-    with pytest.raises(DataError, match="mnist: not in the cache.*corrupted"):
+    with pytest.raises(DataError, match=r"mnist: not in the cache.*corrupted"):
         load("mnist")
     assert load("mnist", fallback="digits").name == "digits"
-    assert not [p for p in (cache / "downloads").rglob("*")]
+    assert not list((cache / "downloads").rglob("*"))
 
 
 def test_pictures_forged_with_a_matching_md5_are_refused_by_their_digest(
@@ -130,7 +131,7 @@ def test_archives_damaged_after_the_download_are_fetched_anew(mnist: Path, cache
     load("mnist")
     path = cache / "downloads" / "mnist" / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(idx(255 - IMAGES[4:]))
-    with pytest.raises(DataError, match="mnist: the download is damaged .*t10k-images.*run the command again"):
+    with pytest.raises(DataError, match=r"mnist: the download is damaged .*t10k-images.*run the command again"):
         load("mnist", "test")
     np.testing.assert_array_equal(load("mnist", "test").images[..., 0].numpy(), IMAGES[4:])
 
@@ -207,10 +208,8 @@ def test_flowers_are_split_by_name_and_links_stay_out(flower_server: Path) -> No
 def test_members_that_want_out_do_not_get_out(name: str, flower_server: Path, tmp_path: Path) -> None:
     """Catches an archive that writes outside its folder."""
     flower_server.write_bytes(flowers((name, b"x")))
-    try:
+    with contextlib.suppress(DataError):  # refused as a whole, or taken without that member
         load("flowers")
-    except DataError as e:
-        assert "the download is damaged" in str(e)
     assert not Path("/tmp/escaped.jpg").exists()
     assert not list(tmp_path.rglob("escaped.jpg"))
 

@@ -264,7 +264,7 @@ def test_a_test_loss_that_is_not_finite_is_not_recorded(monkeypatch: pytest.Monk
 
 def test_what_cannot_be_trained_is_said_before_it_starts() -> None:
     """Catches a traceback from inside a layer where a recipe is at fault."""
-    with pytest.raises(UnknownName, match="'tinny'.*did you mean tiny"):
+    with pytest.raises(UnknownName, match=r"'tinny'.*did you mean tiny"):
         trainer(model="tinny")
     with pytest.raises(UnknownName, match=r"no option 'dropuot'.*did you mean dropout"):
         trainer(model_options={"dropuot": 0.1})

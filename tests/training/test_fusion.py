@@ -1,0 +1,75 @@
+"""`fuse`: another order of computation, the same function, gradients and winners."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from repro.models import get_model
+from repro.training.fusion import ConvPoolReLU, PoolReLU, fuse
+
+
+def outputs_and_gradients(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    x = x.clone().requires_grad_()
+    y = net(x)
+    weights = (torch.arange(y.numel()) % 7 - 3).view(y.shape)  # whole numbers: sums of them are exact in any order
+    return y, list(torch.autograd.grad((y * weights).sum(), [x, *net.parameters()]))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("side", [12, 13])
+def test_first_block_is_the_plain_one(size: int, padding: int, side: int) -> None:
+    """Catches a kernel moved the wrong way, phases in another order, a lost border, and sizes rounded up."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 6, 5, padding=padding), nn.ReLU(inplace=True), nn.MaxPool2d(size)).double()
+    fused = fuse(plain)
+    assert [type(layer) for layer in fused.children()] == [ConvPoolReLU]
+    x = torch.randn(3, 1, side, side, dtype=torch.float64)
+    expected, found = outputs_and_gradients(plain, x), outputs_and_gradients(fused, x)
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_first_of_equals_wins(channels: int) -> None:
+    """Catches a gradient shared among equal maxima, or given to the last: MNIST's paper is all ties.
+
+    The pictures have two grey levels and the weights two values, so that most windows are tied, and sums are exact.
+    """
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.copy_(torch.where(torch.rand_like(parameter) < 0.5, -1.0, 1.0))
+    x = (torch.rand(5, channels, 12, 12) < 0.3).float()
+    expected, found = outputs_and_gradients(plain, x), outputs_and_gradients(fuse(plain), x)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1][0], expected[1][0])  # the gradient of the pictures tells the winners apart
+
+
+def test_nan_is_not_hidden() -> None:
+    """Catches a maximum that skips NaN: the loop stops on a loss that is not finite, so it has to arrive there."""
+    fused = fuse(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2)))
+    x = torch.zeros(1, 1, 6, 6)
+    x[0, 0, 2, 2] = torch.nan
+    assert fused(x).isnan().any()
+
+
+def test_nets_keep_their_parameters_and_their_drawing() -> None:
+    """Catches a copy that trains weights of its own, and a net that no longer prints as its paper draws it."""
+    for name in ("lenet5_modern", "alexnet_cifar10"):
+        net = get_model(name)
+        drawn = str(net)
+        fused = fuse(net)
+        assert str(net) == drawn
+        assert {id(p) for p in fused.parameters()} == {id(p) for p in net.parameters()}
+        assert any(isinstance(layer, PoolReLU) for layer in fused.modules())
+
+
+def test_other_poolings_are_left_alone() -> None:
+    """Catches a fusion across layers that do not commute with ReLU, or that return more than values."""
+    for pool in (nn.AvgPool2d(2), nn.MaxPool2d(2, return_indices=True)):
+        layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), pool)
+        assert [type(layer) for layer in fuse(layers).children()] == [nn.Conv2d, nn.ReLU, type(pool)]
+    overlapping = fuse(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2)))
+    assert [type(layer) for layer in overlapping.children()] == [nn.Conv2d, PoolReLU]
