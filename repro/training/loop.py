@@ -25,7 +25,7 @@ from repro.models import get_model
 from repro.models.summary import layer_table
 from repro.records import Epoch, Record
 from repro.training.checkpoint import Checkpoint
-from repro.training.device import autocast, channels_last, choose_device, choose_precision
+from repro.training.device import autocast, channels_last, choose_device, choose_precision, keep_freed_memory
 from repro.training.fusion import fuse
 from repro.training.keeper import SAVE_EVERY_S, Keeper
 from repro.training.optim import learning_rate, loss_function, make_optimizer
@@ -79,6 +79,8 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device, compiled: bool = False) -> None:
         self.recipe, self.seed, self.device = recipe, seed, device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.place = Place()
         data = recipe.data
         train = load(data.name, data.train, size=data.size)

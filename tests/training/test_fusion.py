@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.models import get_model
-from repro.training.fusion import ConvPoolReLU, PoolReLU, fuse
+from repro.training.fusion import ByteDropout, ConvPoolReLU, PoolReLU, fuse
 
 
 def outputs_and_gradients(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -45,6 +45,27 @@ def test_the_first_of_equals_wins(channels: int) -> None:
     expected, found = outputs_and_gradients(plain, x), outputs_and_gradients(fuse(plain), x)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1][0], expected[1][0])  # the gradient of the pictures tells the winners apart
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_dropout_keeps_the_right_share_at_the_right_scale(p: float) -> None:
+    """Catches bytes compared the wrong way round, a missing or doubled scale, and dropout in evaluation."""
+    torch.manual_seed(0)
+    (dropout,) = fuse(nn.Sequential(nn.Dropout(p))).children()
+    assert isinstance(dropout, ByteDropout)
+    x = torch.ones(1001, 999)
+    y = dropout(x)
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    standard_error = (p * (1 - p) / x.numel()) ** 0.5
+    assert (y == 0).double().mean().item() == pytest.approx(p, abs=4 * standard_error)
+    neighbours = torch.corrcoef(torch.stack([y.flatten()[:-1], y.flatten()[1:]]))[0, 1]
+    assert abs(neighbours) < 4 / x.numel() ** 0.5
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_dropout_of_another_probability_is_left_alone() -> None:
+    """Catches a probability rounded to 1/256 in silence."""
+    assert [type(layer) for layer in fuse(nn.Sequential(nn.Dropout(0.3))).children()] == [nn.Dropout]
 
 
 def test_nan_is_not_hidden() -> None:
