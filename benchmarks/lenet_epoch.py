@@ -21,7 +21,7 @@ def compare(rounds: int) -> list[Comparison]:
         rivals.data,
         seconds,
         goal=None if rivals.stand_in else GOAL,
-        flop=rivals.training_flop() * len(rivals.ours.train_set),
+        flop=rivals.training_flop() * len(rivals.train_set),
         peaks=measure_peaks(rivals.compute_dtype),
         notes=[note],
     )

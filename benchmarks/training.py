@@ -1,6 +1,7 @@
 """Training with `repro` and training as in the tutorial: one recipe, one set of pictures, the same first weights."""
 
 import time
+from functools import cached_property
 from itertools import islice
 
 import torch
@@ -21,23 +22,27 @@ from repro.training.loop import Trainer
 class Rivals:
     """Both trainers of a recipe; where its set cannot be had, `fallback` (an embedded one) takes its place."""
 
-    def __init__(self, recipe_name: str, fallback: str, precision: str | None = None) -> None:
-        name = load(load_recipe(recipe_name).data.name, fallback=fallback).name
-        overrides = [f"data.name={name}", "epochs=1000"]  # more than any benchmark runs: the rate stays above zero
-        self.recipe = load_recipe(recipe_name, overrides + ([f"precision={precision}"] if precision else []))
-        self.ours = Trainer(self.recipe, seed=0, device=torch.device("cpu"))
-        self.tutorial = TutorialTrainer(self.recipe)
-        self.tutorial.model.load_state_dict(self.ours.model.state_dict())
-        self.samples = dataset(self.ours.train_set, self.recipe)
+    def __init__(self, recipe_name: str, fallback: str) -> None:
+        published = load_recipe(recipe_name).data.name
+        self.train_set = load(published, fallback=fallback)
+        self.stand_in = self.train_set.name != published  # no goal was set for it
+        overrides = [f"data.name={self.train_set.name}", "epochs=1000"]  # the rate stays above zero in any benchmark
+        self.recipe = load_recipe(recipe_name, overrides)
+        self.samples = dataset(self.train_set, self.recipe)
+
+    # Each is made when it is first asked for: a process of the tutorial's own must not have met ours.
+
+    @cached_property
+    def ours(self) -> Trainer:
+        return Trainer(self.recipe, seed=0, device=torch.device("cpu"))
+
+    @cached_property
+    def tutorial(self) -> TutorialTrainer:
+        return TutorialTrainer(self.recipe)
 
     @property
     def data(self) -> str:
-        return f"{self.ours.train_set.name}, {len(self.ours.train_set):,}"
-
-    @property
-    def stand_in(self) -> bool:
-        """Whether the set is not the recipe's own, so that no goal applies."""
-        return self.ours.train_set.name != load_recipe(self.recipe.name.partition("+")[0]).data.name
+        return f"{self.train_set.name}, {len(self.train_set):,}"
 
     def require_same(self) -> str:
         """Raise AssertionError unless loss and gradients agree on one batch of the same weights; a note of how closely.
@@ -46,6 +51,7 @@ class Rivals:
         bits, so its gradients may be some per cent off.
         """
         ours, theirs = self.ours, self.tutorial
+        theirs.model.load_state_dict(ours.model.state_dict())
         images, labels = next(iter(loader(self.samples, self.recipe.batch_size, 0)))
         ours.forward.eval()
         theirs.model.eval()
@@ -79,7 +85,7 @@ class Rivals:
     def our_steps(self, steps: int) -> float:
         """Seconds per step, from cutting the batch to the new weights."""
         size = self.recipe.batch_size
-        order = permutation(len(self.ours.train_set), self.ours.place.epoch)
+        order = permutation(len(self.train_set), self.ours.place.epoch)
         start = time.perf_counter()
         for i in range(steps):
             self.ours.step(order[i * size : (i + 1) * size])
@@ -89,7 +95,7 @@ class Rivals:
     def their_steps(self, steps: int, workers: int) -> float:
         """Seconds per step, from the moment the loader has its first batch: starting it belongs to the epoch."""
         size = self.recipe.batch_size
-        chosen = torch.randperm(len(self.ours.train_set))[: (steps + 1) * size].tolist()
+        chosen = torch.randperm(len(self.train_set))[: (steps + 1) * size].tolist()
         batches = iter(loader(Subset(self.samples, chosen), size, workers))
         self.tutorial.train(islice(batches, 1))
         start = time.perf_counter()

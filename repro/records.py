@@ -174,8 +174,8 @@ def judge(ours: Spread, published: float, rounding: float, samples: int) -> str:
     """The verdict on a published error rate, given ours over several seeds.
 
     `reproduced`: it lies in our 95 % t-interval widened by the binomial error of a test set of `samples` and by half
-    a unit of the source's last digit. `close`: within the larger of three standard deviations and 0.5 points. Better
-    than published by more than both is said too. A single run is never more than `single run`.
+    a unit of the source's last digit. `close`: within the larger of three standard deviations and 0.5 points. Beating
+    it by more than three standard deviations is said too. A single run is never more than `single run`.
     """
     if ours.n < 2:
         return "single run"
@@ -183,11 +183,14 @@ def judge(ours: Spread, published: float, rounding: float, samples: int) -> str:
 
     interval = t.ppf(0.975, ours.n - 1) * ours.std / math.sqrt(ours.n)
     binomial = 1.96 * math.sqrt(published * (1 - published) / samples)
-    if abs(ours.mean - published) <= math.hypot(interval, binomial) + rounding:
-        return "reproduced"
-    if abs(ours.mean - published) <= max(3 * ours.std, 0.005):
-        return "close"
-    return "better than published" if ours.mean < published else "not reproduced"
+    distance = abs(ours.mean - published)
+    if distance <= math.hypot(interval, binomial) + rounding:
+        verdict = "reproduced"
+    elif distance <= max(3 * ours.std, 0.005):
+        verdict = "close"
+    else:
+        verdict = "not reproduced"
+    return f"{verdict}, better than published" if published - ours.mean > 3 * ours.std else verdict
 
 
 def environment() -> dict[str, str]:

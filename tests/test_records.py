@@ -185,8 +185,10 @@ def test_spread_is_that_of_a_sample() -> None:
         (0.0133, 0.001, 3, "close"),
         (0.0149, 0.001, 3, "close"),  # 0.0049 < 0.005
         (0.0151, 0.001, 3, "not reproduced"),
-        (0.0049, 0.001, 3, "better than published"),  # 0.0051 below
-        (0.0051, 0.001, 3, "close"),
+        (0.0049, 0.001, 3, "not reproduced, better than published"),  # 0.0051 below
+        (0.0051, 0.001, 3, "close, better than published"),
+        (0.0069, 0.001, 3, "reproduced, better than published"),  # 0.0031 < 0.003208, > 3 · 0.001
+        (0.0071, 0.001, 3, "reproduced"),  # 0.0029 < 3 · 0.001
         (0.0151, 0.002, 3, "reproduced"),  # interval 0.004968: together 0.005387
         (0.0159, 0.002, 3, "close"),  # 0.0059 < 3 · 0.002
         (0.0161, 0.002, 3, "not reproduced"),

@@ -54,7 +54,9 @@ class PoolReLU(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu_(self.pool(x.contiguous(memory_format=torch.channels_last)))
+        layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        pooled = self.pool(x.contiguous(memory_format=torch.channels_last))
+        return torch.relu_(pooled.contiguous(memory_format=layout))
 
 
 class ConvPoolReLU(nn.Module):
@@ -66,17 +68,21 @@ class ConvPoolReLU(nn.Module):
     time. In the plain order it walks windows of 2×2 one number at a time: LeNet's first block takes half as long here.
     """
 
+    moves: Tensor
+
     def __init__(self, conv: nn.Conv2d, size: int) -> None:
         super().__init__()
         self.conv, self.size = conv, size
+        self.register_buffer("moves", _moves(conv.kernel_size, size).to(conv.weight), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         n, s = len(x), self.size
-        phases = [(i, j) for i in range(s) for j in range(s)]  # the order in which pooling walks a window
-        moved = [F.pad(self.conv.weight, (j, s - 1 - j, i, s - 1 - i)) for i, j in phases]
-        bias = None if self.conv.bias is None else self.conv.bias.repeat(s * s)
+        channels, _, height, width = self.conv.weight.shape
+        moved = (self.conv.weight.view(channels, -1) @ self.moves).view(channels, s * s, -1)
+        kernels = moved.transpose(0, 1).reshape(-1, 1, height + s - 1, width + s - 1)
+        bias = None if self.conv.bias is None else self.conv.bias.expand(s * s, -1).flatten()
         x = x.flatten(1).view(x.shape)  # strides that no kernel mistakes for channels-last
-        x = F.conv2d(x, torch.cat(moved).contiguous(), bias, stride=s, padding=self.conv.padding)  # (N, s²·C, H', W')
+        x = F.conv2d(x, kernels, bias, stride=s, padding=self.conv.padding)  # (N, s²·C, H', W')
         _, _, h, w = x.shape
         largest: Tensor = _Largest.apply(x.contiguous().view(n, s * s, -1))
         return torch.relu(largest).view(n, -1, h, w)
@@ -125,6 +131,18 @@ class _Largest(torch.autograd.Function):
         (winner,) = ctx.saved_tensors
         n, _, m = winner.shape
         return gradient.new_zeros(n, ctx.candidates, m).scatter_(1, winner, gradient.view(n, 1, m))
+
+
+def _moves(kernel_size: tuple[int, ...], size: int) -> Tensor:
+    """The matrix of 0 and 1 that moves a flat k×k kernel to each of s² places: `(k², s²·(k+s−1)²)`.
+
+    Places come in the order in which pooling walks a window. One product with it takes the place of s² paddings.
+    """
+    height, width = kernel_size
+    kernels = torch.eye(height * width).view(-1, height, width)
+    places = [(i, j) for i in range(size) for j in range(size)]
+    moved = [F.pad(kernels, (j, size - 1 - j, i, size - 1 - i)) for i, j in places]
+    return torch.stack(moved, dim=1).flatten(1)
 
 
 def _pools_in_phases(conv: nn.Module, pool: nn.MaxPool2d) -> bool:
