@@ -15,8 +15,12 @@ from repro.data.random import permutation
 from repro.models import model_info
 from repro.models.summary import layer_table
 from repro.training import load_recipe
-from repro.training.device import autocast
+from repro.training.device import autocast, keep_freed_memory
 from repro.training.loop import Trainer
+
+# What glibc arrives at by itself once tensors come and go (malloc(3), "dynamic mmap threshold"). In one process both
+# sides share an allocator: each is to run with the settings it has when it runs alone.
+AS_GLIBC_DOES = 32 * 2**20, 64 * 2**20
 
 
 class Rivals:
@@ -74,16 +78,19 @@ class Rivals:
 
     def our_epoch(self) -> float:
         """Seconds of an epoch of `repro`, without measuring the test set."""
+        keep_freed_memory()
         return self.ours.train_epoch(lambda: None).seconds
 
     def their_epoch(self, workers: int) -> float:
         """Seconds of an epoch of the tutorial, from starting the loader on."""
+        keep_freed_memory(*AS_GLIBC_DOES)
         start = time.perf_counter()
         self.tutorial.train(loader(self.samples, self.recipe.batch_size, workers))
         return time.perf_counter() - start
 
     def our_steps(self, steps: int) -> float:
         """Seconds per step, from cutting the batch to the new weights."""
+        keep_freed_memory()
         size = self.recipe.batch_size
         order = permutation(len(self.train_set), self.ours.place.epoch)
         start = time.perf_counter()
@@ -94,6 +101,7 @@ class Rivals:
 
     def their_steps(self, steps: int, workers: int) -> float:
         """Seconds per step, from the moment the loader has its first batch: starting it belongs to the epoch."""
+        keep_freed_memory(*AS_GLIBC_DOES)
         size = self.recipe.batch_size
         chosen = torch.randperm(len(self.train_set))[: (steps + 1) * size].tolist()
         batches = iter(loader(Subset(self.samples, chosen), size, workers))

@@ -56,6 +56,7 @@ class LayerRow:
 
 
 HEADER = ("layer", "kind", "output", "parameters", "multiply-adds", "connections")
+TEXT_COLUMNS, NUMBER_COLUMNS = 3 * ("text-align: left",), 3 * ("text-align: right",)
 
 
 class LayerTable(Sequence[LayerRow]):
@@ -113,7 +114,9 @@ class LayerTable(Sequence[LayerRow]):
 
     def _repr_html_(self) -> str:
         def line(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+            aligned = zip(cells, TEXT_COLUMNS + NUMBER_COLUMNS, strict=True)
+            filled = (f'<{tag} style="padding: 0.2em 0.8em; {to}">{html.escape(cell)}</{tag}>' for cell, to in aligned)
+            return f"<tr>{''.join(filled)}</tr>"
 
         *body, total = self._cells()
         return (

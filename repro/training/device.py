@@ -77,16 +77,17 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(mmap_threshold: int = 2**30, trim_threshold: int = 2**31 - 1) -> None:
     """Tell glibc to keep for the next tensor what a tensor frees; elsewhere nothing happens.
 
     By default a large tensor's memory goes back to the system at once, and the next one of its size is cleared and
-    mapped again page by page: a seventh of a step of `alexnet_cifar10`. The process then stays as large as it once was.
+    mapped again page by page: a seventh of a step of `alexnet_cifar10`. The process then stays as large as it once
+    was. Both thresholds are in bytes; pieces above the first are mapped on their own, above the second given back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
+        mallopt(_M_TRIM_THRESHOLD, trim_threshold)
 
 
 def channels_last(model: nn.Module) -> nn.Module:
