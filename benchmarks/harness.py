@@ -165,9 +165,9 @@ def table(comparisons: list[Comparison]) -> Table:
             f"{duration(c.minimum(OURS))} ({duration(c.median(OURS))})",
             f"{duration(c.minimum(c.baseline))} ({duration(c.median(c.baseline))}), {c.baseline}",
             f"{c.ratio:.2f} ({c.median_ratio:.2f})",
-            _goal(c),
-            _percent(c.share("matrix product")),
-            _percent(c.share("convolution")),
+            goal(c),
+            percent(c.share("matrix product")),
+            percent(c.share("convolution")),
         )
     return drawn
 
@@ -177,7 +177,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def _goal(c: Comparison) -> str:
+def goal(c: Comparison) -> str:
+    """What was aimed at, and whether it was reached."""
     aims = []
     if c.goal is not None:
         aims.append(f"≥ {c.goal:g}×")
@@ -188,5 +189,6 @@ def _goal(c: Comparison) -> str:
     return ", ".join(aims) + (" reached" if c.reached else " MISSED")
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share of a peak; a dash where there is none."""
     return "–" if share is None else f"{share:.0%}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import alexnet_step, augmentation, lenet_epoch, preparing
+from benchmarks import alexnet_step, augmentation, lenet_epoch, preparing, readme
 from benchmarks.harness import ROUNDS, Comparison, progress, table
 from repro import records
 from repro.training.device import describe
@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.subject or SUBJECTS:
         comparisons += SUBJECTS[name](options.rounds)
     machine = describe(torch.device("cpu")) | {"cpus": os.cpu_count(), "load_before": load_before}
-    options.output.write_text(json.dumps(report(comparisons, machine), indent=1) + "\n", encoding="utf-8")
+    found = report(comparisons, machine)
+    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.output == RESULTS and not options.subject:
+        readme.write(found)
     console = Console(width=None if sys.stdout.isatty() else 160)  # a log cannot say how wide it is
     console.print(table(comparisons))
     console.print(f"{machine['name']}, {machine['threads']} threads; timings in {options.output}", soft_wrap=True)

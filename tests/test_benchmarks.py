@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import augmentation, run
+from benchmarks import augmentation, readme, run
 from benchmarks.harness import OURS, Comparison, alternate, require_close
 from benchmarks.tutorial import dataset
 from repro.data import load
@@ -85,3 +85,16 @@ def test_results_are_written(
     assert written["comparisons"][0]["seconds"] == measured.seconds
     assert {"date", "git", "versions", "machine"} <= set(written)
     assert "2.50" in capsys.readouterr().out
+
+
+def test_the_readme_shows_what_was_measured(tmp_path: Path) -> None:
+    """Catches a figure typed or left over in the README, and a table that replaces what stands around it."""
+    report = json.loads(run.RESULTS.read_text("utf-8"))
+    text = readme.README.read_text("utf-8")
+    assert readme.START + readme.table(report) + readme.END in text
+    copy = tmp_path / "README.md"
+    copy.write_text(text, "utf-8")
+    report["comparisons"][0]["seconds"]["ours"] = [1234.5]
+    readme.write(report, copy)
+    assert "1.23e+03 s" in copy.read_text("utf-8")
+    assert copy.read_text("utf-8").partition(readme.END)[2] == text.partition(readme.END)[2]
