@@ -195,7 +195,7 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
-        app()
+        app(prog_name="repro")
     except ReproError as e:
         if debug:
             raise
