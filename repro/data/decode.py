@@ -20,7 +20,7 @@ from repro.progress import track
 
 CHUNK = 256  # pictures a thread decodes before it reports
 # Pillow frees the interpreter while it decodes. For files smaller than this on average that is too short: two threads
-# that hand the interpreter to and fro took 1.2 times as long as one over MNIST's digits, 0.6 times over photographs.
+# that hand the interpreter to and fro were slower than one over MNIST's digits, and faster over photographs.
 WORTH_A_THREAD = 1024  # bytes
 MODES = {1: "L", 3: "RGB"}
 WIDE = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would cut these to 8 bits by saturation

@@ -81,8 +81,8 @@ def keep_freed_memory(mmap_threshold: int = 2**30, trim_threshold: int = 2**31 -
     """Tell glibc to keep for the next tensor what a tensor frees; elsewhere nothing happens.
 
     By default a large tensor's memory goes back to the system at once, and the next one of its size is cleared and
-    mapped again page by page: a seventh of a step of `alexnet_cifar10`. The process then stays as large as it once
-    was. Both thresholds are in bytes; pieces above the first are mapped on their own, above the second given back.
+    mapped again page by page, at every step. The process then stays as large as it once was. Both thresholds are in
+    bytes; pieces above the first are mapped on their own, above the second given back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -200,7 +200,7 @@ class Trainer:
 
     def _seed_dropout(self, seed: int) -> None:
         if self.device.type == "cpu":
-            # The same numbers as after `torch.manual_seed`, which asks for every other device: 3 % of a LeNet step.
+            # The same numbers as after `torch.manual_seed`, which at each step would ask for every other device too.
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
