@@ -30,6 +30,7 @@ app.add_typer(data_app, name="data")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe of the package, or a file that ends in .toml.")]
 DataName = Annotated[str, typer.Argument(help="A set, for example mnist. `repro data list` shows all.")]
+NetName = Annotated[str, typer.Argument(help="A net of `repro models`, with options if need be: NAME:KEY=VALUE,….")]
 
 
 @app.command()
@@ -96,6 +97,24 @@ def models() -> None:
         info = model_info(name)
         table.add_row(name, "×".join(map(str, info.input_size)), f"{count:,}", info.source)
     _show(table)
+
+
+@app.command()
+def compare(
+    a: NetName,
+    b: NetName,
+    all_: Annotated[bool, typer.Option("--all", help="Show what is equal in both as well.")] = False,
+) -> None:
+    """Print what differs between two nets, as their layers and starting weights show it.
+
+    Layers are set side by side by kind and number: the second convolution with the second. Constants of response
+    normalisation are in the paper's convention, fields are in pixels of the image, weights are drawn from seed 0.
+
+    **Try** `repro compare alexnet_2012 alexnet_2012:lrn=none,dropout=inverted`
+    """
+    from repro.models.compare import compare
+
+    typer.echo(compare(a, b, show_equal=all_))
 
 
 @app.command()

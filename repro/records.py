@@ -37,6 +37,8 @@ class Epoch(BaseModel):
     train_error: float
     test_loss: float
     test_error: float
+    test_top5_error: float | None = None
+    """The share whose class is not among the five most likely; None with five classes or fewer."""
 
 
 class Record(BaseModel):
@@ -56,7 +58,7 @@ class Record(BaseModel):
     device: dict[str, Any]
     data: dict[str, Any]
     parameters: int
-    selection: str = "the last epoch of a fixed schedule; the test set chose nothing"
+    selection: str
     epochs: list[Epoch]
     restarts: int = 0
     message: str = ""

@@ -5,9 +5,11 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from repro.receptive_field import effective_kernel_size, output_size
+from repro.receptive_field import ReceptiveField, effective_kernel_size, output_size
 
 
 def test_every_small_setting_agrees_with_torch():
@@ -62,3 +64,38 @@ def test_nonsense_is_refused(setting):
     """Catches a division by zero, and a negative padding that quietly crops."""
     with pytest.raises(ValueError, match="at least 1"):
         output_size(*setting)
+    if setting[0]:
+        with pytest.raises(ValueError, match="at least 1"):
+            ReceptiveField().through(*setting[1:])
+
+
+LAYER = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(1, 3))
+
+
+@given(st.lists(LAYER, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_fields_are_the_pixels_with_a_gradient(layers):
+    """Catches a stride applied to its own layer, padding not scaled by the stride below, dilation forgotten.
+
+    The oracle is autograd: with kernels of ones, the gradient is positive from the first pixel read to the last.
+    """
+    x = torch.zeros(1, 1, 1200, dtype=torch.float64, requires_grad=True)  # so wide that the middle unit sees no padding
+    field, y = ReceptiveField(), x
+    for k, s, p, d in layers:
+        field = field.through(k, s, p, d)
+        y = F.conv1d(y, torch.ones(1, 1, k, dtype=torch.float64), stride=s, padding=p, dilation=d)
+    unit = y.shape[-1] // 2
+    (gradient,) = torch.autograd.grad(y[0, 0, unit], x)
+    read = gradient.flatten().nonzero().flatten()
+    first = field.start + unit * field.stride
+    assert (int(read[0]), int(read[-1]) + 1) == (first, first + field.size)
+
+
+def test_fields_of_lenet_5_by_hand():
+    """Catches a chain that starts with a stride of 0 or a size of 0: the first layers, worked out with pencil."""
+    c1 = ReceptiveField().through(5)
+    s2 = c1.through(2, stride=2)
+    c3 = s2.through(5)
+    assert c1 == ReceptiveField(5, 1, 0)
+    assert s2 == ReceptiveField(6, 2, 0)  # two neighbouring fields of 5
+    assert c3 == ReceptiveField(14, 2, 0)  # five fields of 6, each 2 further on

@@ -5,30 +5,84 @@ operations. Chapter 7 teaches what the operations are for; `torchvision.transfor
 reference they are tested against.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from repro.data import views
+from repro.data.affine import Affine, from_centre, sample, sampling_grid
+from repro.data.color import ColorPCA, Convention
 from repro.data.images import ImageSet
-from repro.data.random import derive_seed, integers
+from repro.data.random import derive_seed, integers, normal, uniform
 from repro.errors import DataError
 
 # Which draw a random number is for: two draws for one picture must not be the same number.
-_TOP, _LEFT, _MIRROR = range(3)
+_TOP, _LEFT, _MIRROR, _ANGLE, _SHEAR, _ZOOM_X, _ZOOM_Y, _SHIFT_X, _SHIFT_Y, _COLOR = range(10)
+# A CPU works through a batch in parts of so many values that each stays in its cache from the first operation to the
+# last: one picture of 224×224×3. All at once, the same work takes three times as long.
+_PART = 2**17
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`crop_padding`: zeros added on every side before a random crop back to size; `flip`: mirror half of them."""
+    """What is done to training pictures, in this order: affine transformation, crop, reflection, colour noise.
+
+    The defaults do nothing. Ranges are to either side and drawn uniformly.
+    """
 
     crop_padding: int = 0
+    """Zeros added on every side before the crop."""
     flip: bool = False
+    """Mirror half of the pictures."""
+    crop: int | None = None
+    """Side of the square cut out at random; None: the picture's own size, so that without padding nothing is cut."""
+    crop_chunk: int = 1
+    """So many consecutive pictures of a batch share crop and reflection: 32 in the 2012 code."""
+    color_noise: float = 0.0
+    """Deviation of the α of `repro.data.color`."""
+    color_noise_convention: Convention = "paper"
+    rotation: float = 0.0
+    """Degrees, like `shear`: see `repro.data.affine`."""
+    shear: float = 0.0
+    zoom: float = 0.0
+    """As a fraction of the size, along x and y apart."""
+    shift: float = 0.0
+    """As a fraction of the width and of the height."""
+
+    @property
+    def is_affine(self) -> bool:
+        return any((self.rotation, self.shear, self.zoom, self.shift))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for a batch of B pictures; None where nothing is done. Made by hand, it shows one thing alone.
+
+    `top` and `left`, int64 (B,), place the window in the padded picture; `mirrored`, int64 (B,), is 1 or 0; `color`,
+    float32 (B, C), is added to the channels, in units of 0…1.
+    """
+
+    top: Tensor | None = None
+    left: Tensor | None = None
+    mirrored: Tensor | None = None
+    affine: Affine | None = None
+    color: Tensor | None = None
+
+    def part(self, which: slice) -> "Draws":
+        """Those of some of the pictures."""
+        affine = self.affine and Affine(*(getattr(self.affine, f.name)[which] for f in fields(Affine)))
+        top, left, mirrored, color = (x if x is None else x[which] for x in self._tensors())
+        return Draws(top, left, mirrored, affine, color)
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.top, self.left, self.mirrored, self.color
 
 
 def pad_images(images: Tensor, border: int) -> Tensor:
-    """uint8 (N, H, W, C) with `border` rows and columns of zeros on every side."""
+    """(N, H, W, C) with `border` rows and columns of zeros on every side."""
     return F.pad(images, (0, 0, border, border, border, border)) if border else images
 
 
@@ -45,29 +99,24 @@ def crop_windows(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def mirror(images: Tensor, chosen: Tensor) -> Tensor:
-    """uint8 (N, H, W, C) with left and right exchanged in the pictures where `chosen` (int64, (N,)) is 1, not 0."""
+    """(N, H, W, C) with left and right exchanged in the pictures where `chosen` (int64, (N,)) is 1, not 0."""
     n, h, w, c = images.shape
+    if n == 1 and images.device.type == "cpu":  # six times as fast as below, where no other picture has to be kept
+        return images.flip(2) if chosen.item() else images
     columns = torch.arange(w * c, device=images.device).view(w, c)
     # One gather of bytes from each row: half the time of flipping every picture and choosing, and no wait on a GPU.
     order = torch.stack([columns, columns.flip(0)]).view(2, 1, w * c)[chosen]  # (N, 1, W·C)
     return images.reshape(n, h, w * c).gather(2, order.expand(n, h, w * c)).view(n, h, w, c)
 
 
-def standardize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (N, H, W, C) to float32 (N, C, H, W), channels-last, (x/255 − mean) / std per channel."""
-    width = images.shape[2]
-    # Over whole rows: with the few channels as its inner loop the same operation takes six times as long.
-    rows = images.flatten(2).to(torch.float32)  # (N, H, W·C)
-    offset, scale = (-mean / std).repeat(width), (1 / (255 * std)).repeat(width)
-    torch.addcmul(offset, rows, scale, out=rows)  # a second buffer would cost more, in fresh pages, than the sum
-    return rows.view(images.shape).permute(0, 3, 1, 2)
-
-
 class Batches:
     """A set of pictures on a device, ready to be cut into standardised batches.
 
     `border` adds zeros around every picture for good (LeNet-5 wants MNIST's 28×28 in 32×32). `mean` and `std` are in
-    units of 0…1 per channel: pass those of the training split, for every split.
+    units of 0…1 per channel: pass those of the training split, for every split. `mean_image`, float (H, W, C) as
+    `repro.data.images.mean_image` computes it, is subtracted pixel by pixel instead of `mean`: its centre whatever the
+    crop (`"centre"`, the 2012 code), or cut and mirrored with the picture (`"crop"`, subtracted before all else).
+    `pca` is needed for colour noise.
     """
 
     def __init__(
@@ -78,37 +127,159 @@ class Batches:
         device: torch.device | str = "cpu",
         augmentation: Augmentation | None = None,
         border: int = 0,
+        mean_image: Tensor | None = None,
+        mean_image_cut: Literal["centre", "crop"] = "centre",
+        pca: ColorPCA | None = None,
     ) -> None:
-        self.augmentation = augmentation or Augmentation()
+        self.augmentation = a = augmentation or Augmentation()
         self.labels = images.labels.to(device)
         pixels = pad_images(images.images.to(device), border)
-        self.height, self.width, channels = pixels.shape[1:]
+        own_height, own_width, channels = pixels.shape[1:]
         if not len(mean) == len(std) == channels:
             raise DataError(f"{images.name}: {channels} channels, but {len(mean)} means and {len(std)} deviations")
-        self.pixels = pad_images(pixels, self.augmentation.crop_padding).contiguous()
+        if a.color_noise and pca is None:
+            raise DataError(f"{images.name}: colour noise needs `pca`, the ColorPCA of the training split")
+        if a.is_affine and mean_image is not None and mean_image_cut == "crop":
+            raise DataError(f"{images.name}: a mean image cut along with the picture cannot be rotated with it")
+        self.height, self.width = (a.crop, a.crop) if a.crop else (own_height, own_width)
+        self.pixels = pad_images(pixels, a.crop_padding).contiguous()
         self.windows = crop_windows(self.pixels, self.height, self.width)
-        self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+        self.pca, self.std = pca, torch.tensor(std, device=device)
+        # Over whole rows: with the few channels as its inner loop a sum takes six times as long.
+        self.scale = (1 / (255 * self.std)).repeat(self.width)
+        self.offset = (-torch.tensor(mean, device=device) / self.std).repeat(self.width)
+        self.mean_image_cut = mean_image_cut
+        self.offset_windows = None if mean_image is None else self._offset_windows(images, mean_image, border)
+
+    def _offset_windows(self, images: ImageSet, mean_image: Tensor, border: int) -> Tensor:
+        if mean_image.shape != images.images.shape[1:]:
+            found, wanted = tuple(mean_image.shape), tuple(images.images.shape[1:])
+            raise DataError(f"{images.name}: a mean image of {found} for pictures of {wanted}")
+        offset = pad_images(-mean_image[None].to(self.std) / self.std, border + self.augmentation.crop_padding)
+        return crop_windows(offset.contiguous(), self.height, self.width)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     def plain(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Pictures start…stop−1 in their own order without augmentation: (B, C, H, W) float32 and labels (B,)."""
-        p = self.augmentation.crop_padding
-        pixels = self.pixels[start:stop, p : p + self.height, p : p + self.width]
-        return standardize(pixels, self.mean, self.std), self.labels[start:stop]
+        """Pictures start…stop−1 in their own order, centre crop, no augmentation: (B, C, H, W) float32, labels (B,)."""
+        indices = torch.arange(len(self), device=self.labels.device)[start:stop]
+        return self.apply(indices, self._same_view(len(indices), *self._centre())), self.labels[start:stop]
+
+    def ten_views(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The ten test views of pictures start…stop−1, in the order of `repro.data.views.ten_views`, and their labels.
+
+        (B, 10, C, H, W) float32; without a crop smaller than the picture the first five are the same.
+        """
+        indices = torch.arange(len(self), device=self.labels.device)[start:stop]
+        height, width = self.pixels.shape[1:3]
+        places = views.ten_views(height, width, self.height, self.width)
+        seen = [self.apply(indices, self._same_view(len(indices), *place)) for place in places]
+        stacked = torch.stack([x.permute(0, 2, 3, 1) for x in seen], 1)  # (B, 10, H, W, C)
+        return stacked.permute(0, 1, 4, 2, 3), self.labels[start:stop]
 
     def augmented(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """The pictures at `indices` (B,), augmented for this epoch: (B, C, H, W) float32 and labels (B,)."""
-        pixels = self._cut(indices, seed, epoch)
-        if self.augmentation.flip:
-            pixels = mirror(pixels, integers(2, derive_seed(seed, epoch, _MIRROR), indices))
-        return standardize(pixels, self.mean, self.std), self.labels[indices]
+        return self.apply(indices, self.draw(indices, seed, epoch)), self.labels[indices]
 
-    def _cut(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
-        p = self.augmentation.crop_padding
-        if p == 0:
-            return self.pixels.index_select(0, indices)
-        top = integers(2 * p + 1, derive_seed(seed, epoch, _TOP), indices)
-        left = integers(2 * p + 1, derive_seed(seed, epoch, _LEFT), indices)
-        return self.windows[indices, top, left].view(len(indices), self.height, self.width, -1)
+    def draw(self, indices: Tensor, seed: int, epoch: int) -> Draws:
+        """What happens to the pictures at `indices` (B,) in this epoch."""
+        a, (rows, columns) = self.augmentation, self.windows.shape[1:3]
+        chunks = torch.arange(len(indices), device=indices.device) // a.crop_chunk * a.crop_chunk
+        shared = indices[chunks]  # a chunk's draws are those of its first picture
+        moved = rows * columns > 1
+        return Draws(
+            integers(rows, derive_seed(seed, epoch, _TOP), shared) if moved else None,
+            integers(columns, derive_seed(seed, epoch, _LEFT), shared) if moved else None,
+            integers(2, derive_seed(seed, epoch, _MIRROR), shared) if a.flip else None,
+            self._draw_affine(indices, seed, epoch) if a.is_affine else None,
+            self._draw_color(indices, seed, epoch, self.pca) if a.color_noise and self.pca else None,
+        )
+
+    def _draw_affine(self, indices: Tensor, seed: int, epoch: int) -> Affine:
+        def to_either_side(limit: float, purpose: int) -> Tensor:
+            return limit * (2 * uniform(derive_seed(seed, epoch, purpose), indices) - 1)
+
+        a = self.augmentation
+        return Affine(
+            to_either_side(a.rotation, _ANGLE),
+            to_either_side(a.shear, _SHEAR),
+            1 + to_either_side(a.zoom, _ZOOM_X),
+            1 + to_either_side(a.zoom, _ZOOM_Y),
+            to_either_side(a.shift, _SHIFT_X),
+            to_either_side(a.shift, _SHIFT_Y),
+        )
+
+    def _draw_color(self, indices: Tensor, seed: int, epoch: int, pca: ColorPCA) -> Tensor:
+        seeds = [derive_seed(seed, epoch, _COLOR, i) for i in range(len(pca.eigenvalues))]
+        alphas = torch.stack([normal(s, indices) for s in seeds], 1) * self.augmentation.color_noise
+        return pca.shifts(alphas, self.augmentation.color_noise_convention)
+
+    def _centre(self) -> tuple[int, int]:
+        height, width = self.pixels.shape[1:3]
+        return views.centre(height, width, self.height, self.width)
+
+    def _same_view(self, count: int, top: int, left: int, mirrored: int = 0) -> Draws:
+        chosen = torch.ones(count, dtype=torch.int64, device=self.labels.device)
+        if self.windows.shape[1:3].numel() == 1:
+            return Draws(mirrored=chosen if mirrored else None)
+        return Draws(top * chosen, left * chosen, chosen if mirrored else None)
+
+    def apply(self, indices: Tensor, draws: Draws) -> Tensor:
+        """The pictures at `indices` (B,) as the net sees them with these draws: (B, C, H, W) float32, channels-last."""
+        count, channels = len(indices), self.pixels.shape[3]
+        result = torch.empty(count, self.height, self.width * channels, device=self.pixels.device)
+        fitting = max(1, _PART // result.shape[1:].numel())
+        size = fitting if self.pixels.device.type == "cpu" else max(1, count)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            chosen = draws.part(part)
+            self._standardize(self._cut(indices[part], chosen), chosen, result[part])
+        return result.view(count, self.height, self.width, channels).permute(0, 3, 1, 2)
+
+    def visible(self, batch: Tensor, draws: Draws) -> Tensor:
+        """What `apply` gave for these draws as pictures to look at: uint8 (B, H, W, C), the mean added again."""
+        rows = batch.permute(0, 2, 3, 1).flatten(2)  # (B, H, W·C)
+        shown = (rows - self._offset(draws)) / self.scale
+        return shown.round().clamp(0, 255).to(torch.uint8).view(batch.permute(0, 2, 3, 1).shape)
+
+    def _cut(self, indices: Tensor, draws: Draws) -> Tensor:
+        """Windows (B, H, W, C): uint8, or float32 in 0…255 where they had to be interpolated."""
+        top, left = draws.top, draws.left
+        if draws.affine is None:
+            if top is None or left is None:
+                cut = self.pixels.index_select(0, indices)
+            else:
+                cut = self.windows[indices, top, left].view(len(indices), self.height, self.width, -1)
+            return cut if draws.mirrored is None else mirror(cut, draws.mirrored)
+        height, width = self.pixels.shape[1:3]
+        corner = torch.zeros_like(indices)
+        xs = from_centre(corner if left is None else left, self.width, width, draws.mirrored)
+        ys = from_centre(corner if top is None else top, self.height, height)
+        grid = sampling_grid(draws.affine.matrices(height, width), xs, ys, height, width)
+        return sample(self.pixels.index_select(0, indices), grid)
+
+    def _standardize(self, pixels: Tensor, draws: Draws, result: Tensor) -> None:
+        """(pixels/255 − mean + colour) / std into `result` (B, H, W·C); the code's noise then divides by 1 + σ."""
+        rows = pixels.flatten(2).to(torch.float32)
+        torch.addcmul(self._offset(draws), rows, self.scale, out=result)
+        if draws.color is not None:
+            result += (draws.color / self.std).repeat(1, self.width)[:, None]
+            if self.augmentation.color_noise_convention == "code":
+                result /= 1 + self.augmentation.color_noise
+
+    def _offset(self, draws: Draws) -> Tensor:
+        """−mean/std: (W·C,) for a mean per channel, (H, W·C) for an image's centre, (B, H, W·C) when it is cut."""
+        if self.offset_windows is None:
+            return self.offset
+        top, left = self._centre()
+        if self.mean_image_cut == "centre":
+            return self.offset_windows[0, top, left]
+        if draws.top is None or draws.left is None:
+            cut = self.offset_windows[:, top, left]
+        else:
+            cut = self.offset_windows[0, draws.top, draws.left]
+        if draws.mirrored is None:
+            return cut
+        cut = cut.expand(len(draws.mirrored), -1, -1).unflatten(2, (self.width, -1))
+        return mirror(cut, draws.mirrored).flatten(2)

@@ -37,9 +37,9 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "repro"
 
 
-def folder_of(name: str, split: str, size: int | None) -> Path:
-    """Where the cache keeps one split of a set at one size (None: its own size)."""
-    return cache_dir() / name / f"{split}-{size or 'native'}"
+def folder_of(name: str, split: str, size: int | None, fit: str = "cut") -> Path:
+    """Where the cache keeps one split of a set at one size (None: its own size), fitted to it in one way."""
+    return cache_dir() / name / f"{split}-{size or 'native'}{'' if fit == 'cut' else f'-{fit}'}"
 
 
 def content_digest(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:

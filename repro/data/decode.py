@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +29,21 @@ ORIENTATION = 0x0112  # the EXIF tag
 EXIF_IN_PNG = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where Pillow finds it
 
 Pixels = NDArray[np.uint8]
+Fit = Literal["cut", "squash"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What every decoded picture is to be: `channels` 1 or 3; `size` the side of the centre square, or None.
+    """What every decoded picture is to be: `channels` 1 or 3; `size` the side of a square, or None.
 
-    With a size, the shorter side is resized to it (bicubic, antialiased) and the centre square is cut out, as the
-    AlexNet paper does (section 2); without, pictures keep their own size and must agree.
+    With a size, `fit="cut"` resizes the shorter side to it (bicubic, antialiased) and cuts out the centre square, as
+    the AlexNet paper does (section 2); `fit="squash"` resizes both sides to it whatever the picture's shape, as Keras
+    does. Without, pictures keep their own size and must agree.
     """
 
     channels: int
     size: int | None = None
+    fit: Fit = "cut"
 
 
 def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
@@ -60,7 +64,7 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
             conversions.append(f"{image.mode} to {mode}")
             image = image.convert(mode)
         if target.size is not None and image.size != (target.size, target.size):
-            image = centre_square(image, target.size)
+            image = (squashed if target.fit == "squash" else centre_square)(image, target.size)
         pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], target.channels), conversions
 
@@ -88,6 +92,11 @@ def centre_square(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def squashed(image: Image.Image, size: int) -> Image.Image:
+    """Resize both sides to `size` (bicubic, antialiased): all of the picture is kept, its proportions are not."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def decode_all(

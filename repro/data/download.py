@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.data import cache
-from repro.data.decode import Target, centre_square, decode_all
+from repro.data.decode import Fit, Target, centre_square, decode_all
 from repro.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ DAMAGE = (EOFError, RuntimeError, ValueError, gzip.BadGzipFile, struct.error, ta
 FLOWERS_VAL_SHARE = 10  # one in ten of each class, rounded down
 
 
-def fetch(name: str, split: str, size: int | None, spec: "Spec") -> "Decoded":
+def fetch(name: str, split: str, size: int | None, spec: "Spec", fit: Fit = "cut") -> "Decoded":
     """One split of a set, downloaded if it was not before.
 
     Raises OSError or RuntimeError when the network fails, DataError when what came is not the published set.
@@ -46,7 +46,7 @@ def fetch(name: str, split: str, size: int | None, spec: "Spec") -> "Decoded":
         folder = _archives(name)
     try:
         if name == "flowers":
-            decoded = _read_flowers(folder, split, size)
+            decoded = _read_flowers(folder, Target(3, size, fit), split)
         else:
             decoded = _read_published(folder, name, split, spec)
     except DAMAGE as e:
@@ -153,7 +153,7 @@ def _resized(decoded: "Decoded", size: int) -> "Decoded":
     return replace(decoded, images=images.reshape(len(images), size, size, -1))
 
 
-def _read_flowers(folder: Path, split: str, size: int | None) -> "Decoded":
+def _read_flowers(folder: Path, target: Target, split: str) -> "Decoded":
     """The five-class flower photographs (3,670); one in ten of each class, by the hash of its file name, is `val`.
 
     Which photographs the flower report held back is not known, so no split of ours can be its split.
@@ -172,9 +172,7 @@ def _read_flowers(folder: Path, split: str, size: int | None) -> "Decoded":
             held_back = len(paths) // FLOWERS_VAL_SHARE
             files += [(p, label) for p in (paths[:held_back] if split == "val" else paths[held_back:])]
         encoded = [path.read_bytes() for path, _ in files]
-        images, conversions = decode_all(
-            encoded, Target(3, size), f"decoding flowers {split}", lambda i: str(files[i][0])
-        )
+        images, conversions = decode_all(encoded, target, f"decoding flowers {split}", lambda i: str(files[i][0]))
     labels = np.array([label for _, label in files], np.int64)
     return Decoded(images, labels, FLOWER_CLASSES, "download", conversions)
 

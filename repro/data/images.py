@@ -85,3 +85,13 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         means.append(mean.item())
         deviations.append(((share * (values - mean) ** 2).sum()).sqrt().item())
     return tuple(means), tuple(deviations)
+
+
+def mean_image(images: ImageSet) -> Tensor:
+    """The mean of a set's pictures at each pixel: float32 (H, W, C) in units of 0…1. Pass the training split."""
+    if len(images) == 0:
+        raise DataError(f"{images.name}: no pictures, so no mean image; give at least one")
+    total = torch.zeros(images.images.shape[1:], dtype=torch.int64, device=images.images.device)
+    for chunk in images.images.split(256):
+        total += chunk.sum(0, dtype=torch.int32)
+    return (total.double() / (255 * len(images))).float()

@@ -5,6 +5,8 @@ by one. Here each number is computed from what it is for (a counter-based genera
 finaliser of SplitMix64 (Steele, Lea and Flood 2014) as the mixing function. The same on CPU and GPU.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,17 @@ def integers(high: int, seed: int, counters: Tensor) -> Tensor:
     The remainder of 63 bits: the bias is below high/2⁶³.
     """
     return _shift(_mix(counters * _signed(_GAMMA) + _signed(seed)), 1) % high
+
+
+def uniform(seed: int, counters: Tensor) -> Tensor:
+    """For each counter (int64, any shape) a float32 in [0, 1), a multiple of 2⁻²⁴: all of them are equally likely."""
+    return _shift(_mix(counters * _signed(_GAMMA) + _signed(seed)), 40).to(torch.float32) * 2**-24
+
+
+def normal(seed: int, counters: Tensor) -> Tensor:
+    """For each counter (int64, any shape) a float32 of mean 0 and variance 1, by Box and Muller (1958); below 5.8."""
+    radius = torch.sqrt(-2 * torch.log1p(-uniform(derive_seed(seed, 0), counters)))
+    return radius * torch.cos(2 * math.pi * uniform(derive_seed(seed, 1), counters))
 
 
 def _mix_int(z: int) -> int:

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from repro.data import cache, embedded, parquet
-from repro.data.decode import Target, decode_all
+from repro.data.decode import Fit, Target, decode_all
 from repro.data.images import ImageSet
 from repro.errors import DataError, UnknownName, nearest
 
@@ -104,30 +105,33 @@ def data_dir() -> Path:
     return Path(os.environ.get("REPRO_DATA") or os.devnull).expanduser()
 
 
-def load(name: str, split: str = "train", *, size: int | None = None, fallback: str | None = None) -> ImageSet:
+def load(
+    name: str, split: str = "train", *, size: int | None = None, fit: Fit = "cut", fallback: str | None = None
+) -> ImageSet:
     """One split of a set of pictures, decoded once into the cache and memory-mapped from it.
 
-    `size` brings every picture to a size×size square (shorter side resized, centre cut). `fallback` names the embedded
-    set (`"digits"`, `"shapes"`) to use where the named one cannot be had: look at `.name` of what comes back.
+    `size` brings every picture to a size×size square: with `fit="cut"` by resizing the shorter side and cutting the
+    centre, with `"squash"` by resizing both sides. `fallback` names the embedded set (`"digits"`, `"shapes"`) to use
+    where the named one cannot be had: look at `.name` of what comes back.
     Raises UnknownName for a name or split that does not exist, DataError when a set is damaged or nowhere to be found.
     """
-    _check(name, split, size)
+    _check(name, split, size, fit)
     if fallback is not None and fallback not in EMBEDDED:
         raise UnknownName(f"fallback '{fallback}': {nearest(fallback, EMBEDDED)}")
     try:
-        return _load(name, split, size)
+        return _load(name, split, size, fit)
     except NotFound:
         if fallback is None:
             raise
-        return _load(fallback, "test" if split == "val" else split, size)
+        return _load(fallback, "test" if split == "val" else split, size, fit)
 
 
-def prepare(name: str, split: str, *, size: int | None = None, force: bool = False) -> ImageSet:
+def prepare(name: str, split: str, *, size: int | None = None, fit: Fit = "cut", force: bool = False) -> ImageSet:
     """Decode a split into the cache if it is not there, or anew with `force`, and return it."""
-    _check(name, split, size)
+    _check(name, split, size, fit)
     if not force:
-        return _load(name, split, size)
-    return _decode_into_cache(name, split, size)
+        return _load(name, split, size, fit)
+    return _decode_into_cache(name, split, *_stored(name, size, fit))
 
 
 def splits_of(name: str) -> list[str]:
@@ -174,21 +178,21 @@ class NotFound(DataError):
     """None of the three ways to a set worked."""
 
 
-def _load(name: str, split: str, size: int | None) -> ImageSet:
-    folder = cache.folder_of(name, split, size or _usual_size(name))
+def _load(name: str, split: str, size: int | None, fit: Fit) -> ImageSet:
+    size, fit = _stored(name, size, fit)
+    folder = cache.folder_of(name, split, size, fit)
     try:
         found = cache.read(name, split, folder)
     except DataError as e:
         # The cache can be made again from its source; when the source is gone too, its own error says so.
         print(f"repro: {e}; making it again", file=sys.stderr)
         found = None
-    return found or _decode_into_cache(name, split, size)
+    return found or _decode_into_cache(name, split, size, fit)
 
 
-def _decode_into_cache(name: str, split: str, size: int | None) -> ImageSet:
-    size = size or _usual_size(name)
-    folder = cache.folder_of(name, split, size)
-    decoded = _decode(name, split, size)
+def _decode_into_cache(name: str, split: str, size: int | None, fit: Fit) -> ImageSet:
+    folder = cache.folder_of(name, split, size, fit)
+    decoded = _decode(name, split, size, fit)
     images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
     cache.write(folder, images, labels, decoded.classes, decoded.source, decoded.conversions)
     found = cache.read(name, split, folder)
@@ -197,12 +201,18 @@ def _decode_into_cache(name: str, split: str, size: int | None) -> ImageSet:
     return found
 
 
-def _decode(name: str, split: str, size: int | None) -> "Decoded":
+def _stored(name: str, size: int | None, fit: Fit) -> tuple[int | None, Fit]:
+    """Size and fit as the cache keeps them: what has its size already, or is drawn at it, is not fitted to it."""
+    size = size or _usual_size(name)
+    return size, "cut" if size is None or name in EMBEDDED else fit
+
+
+def _decode(name: str, split: str, size: int | None, fit: Fit = "cut") -> "Decoded":
     if name in EMBEDDED:
         return Decoded(*EMBEDDED[name](split, size), SPECS[name].classes, "embedded", {})
     if (data_dir() / name).is_dir():
-        return from_parquet(name, split, size)
-    return _download(name, split, size)
+        return from_parquet(name, split, size, fit)
+    return _download(name, split, size, fit)
 
 
 @dataclass(frozen=True)
@@ -220,7 +230,7 @@ class Decoded:
         return cache.content_digest(torch.from_numpy(self.images), torch.from_numpy(self.labels), self.classes)
 
 
-def from_parquet(name: str, split: str, size: int | None) -> Decoded:
+def from_parquet(name: str, split: str, size: int | None, fit: Fit = "cut") -> Decoded:
     """Decode one split from `$REPRO_DATA/NAME/`; raises DataError naming file, row and fault."""
     folder = data_dir() / name
     files = parquet.splits(folder).get(split)
@@ -237,17 +247,17 @@ def from_parquet(name: str, split: str, size: int | None) -> Decoded:
             )
     channels = spec.channels if spec else 3
     what = f"decoding {name} {split}"
-    images, conversions = decode_all(rows.images, Target(channels, size), what, rows.place)
+    images, conversions = decode_all(rows.images, Target(channels, size, fit), what, rows.place)
     return Decoded(images, np.array(rows.labels, np.int64), classes, "parquet", conversions)
 
 
-def _download(name: str, split: str, size: int | None) -> Decoded:
+def _download(name: str, split: str, size: int | None, fit: Fit) -> Decoded:
     if name not in SPECS or os.environ.get("REPRO_OFFLINE"):
         raise NotFound(_nowhere(name, "REPRO_OFFLINE is set" if name in SPECS else "it is not a published set"))
     from repro.data import download
 
     try:
-        return download.fetch(name, split, size, SPECS[name])
+        return download.fetch(name, split, size, SPECS[name], fit)
     except (OSError, RuntimeError) as e:
         reason = " ".join(str(e).split()) or type(e).__name__
         raise NotFound(_nowhere(name, reason)) from e
@@ -270,7 +280,9 @@ def _usual_size(name: str) -> int | None:
     return SPECS[name].size if name in SPECS else None
 
 
-def _check(name: str, split: str, size: int | None) -> None:
+def _check(name: str, split: str, size: int | None, fit: Fit) -> None:
+    if fit not in get_args(Fit):
+        raise UnknownName(f"fit '{fit}': {nearest(fit, get_args(Fit))}")
     if size is not None and size < 1:
         raise DataError(f"{name}: size {size} is no side of a square; give at least 1")
     known = splits_of(name)

@@ -1,11 +1,10 @@
 """Count a net: shapes, parameters, multiply-adds and connections, layer by layer.
 
-Nothing is typed in: one forward pass of a zero image is watched with hooks, and every figure follows from the
+Nothing is typed in: one forward pass of one image is watched with hooks, and every figure follows from the
 shapes seen and the parameters held.
 """
 
 import copy
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import singledispatch
@@ -15,7 +14,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from repro.models.layers import RBFOutput, SparseConv2d, TrainableSubsampling
+from repro.models.layers import LocallyConnected2d, RBFOutput, SparseConv2d, TrainableSubsampling
+from repro.models.tables import aligned_text, html_table
 
 
 @singledispatch
@@ -27,6 +27,11 @@ def weights_per_position(layer: nn.Module) -> int:
 @weights_per_position.register
 def _(layer: nn.Conv2d | nn.Linear | SparseConv2d) -> int:
     return layer.weight.numel()
+
+
+@weights_per_position.register
+def _(layer: LocallyConnected2d) -> int:
+    return layer.weight[0].numel()
 
 
 @weights_per_position.register
@@ -56,7 +61,7 @@ class LayerRow:
 
 
 HEADER = ("layer", "kind", "output", "parameters", "multiply-adds", "connections")
-TEXT_COLUMNS, NUMBER_COLUMNS = 3 * ("text-align: left",), 3 * ("text-align: right",)
+TEXT_COLUMNS = 3  # the others are numbers
 
 
 class LayerTable(Sequence[LayerRow]):
@@ -99,63 +104,85 @@ class LayerTable(Sequence[LayerRow]):
         yield ("total", "", "", *(f"{count:,}" for count in totals))
 
     def __str__(self) -> str:
-        lines = [HEADER, *self._cells()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text_columns = 3  # the others are numbers and align right
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < text_columns else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return aligned_text([HEADER, *self._cells()], TEXT_COLUMNS)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def line(cells: Sequence[str], tag: str) -> str:
-            aligned = zip(cells, TEXT_COLUMNS + NUMBER_COLUMNS, strict=True)
-            filled = (f'<{tag} style="padding: 0.2em 0.8em; {to}">{html.escape(cell)}</{tag}>' for cell, to in aligned)
-            return f"<tr>{''.join(filled)}</tr>"
-
         *body, total = self._cells()
-        return (
-            f'<table class="layer-table"><thead>{line(HEADER, "th")}</thead>'
-            f"<tbody>{''.join(line(row, 'td') for row in body)}</tbody>"
-            f"<tfoot>{line(total, 'td')}</tfoot></table>"
-        )
+        return html_table(HEADER, body, [total], TEXT_COLUMNS, "layer-table")
 
 
-def layer_table(model: nn.Module, input_size: tuple[int, int, int]) -> LayerTable:
-    """Run one zero image `(C, H, W)` through a copy of `model` and list every layer it meets, in order.
+@dataclass(frozen=True)
+class LayerCall:
+    """One use of a layer in a forward pass; shapes are those of one image, without N."""
 
-    The copy runs in evaluation mode, so the model keeps its mode, its statistics and its generator's state.
-    A layer used several times has several rows; its parameters are counted in the first.
+    name: str
+    layer: nn.Module
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    first: bool  # no earlier call used the same layer
+    chained: bool  # it reads what the layer before it gave (the first one: the image), reshaped at most
+
+
+def layer_calls(model: nn.Module, input_size: tuple[int, int, int]) -> list[LayerCall]:
+    """Run one image of noise `(C, H, W)` through a copy of `model` and list every layer it meets, in order.
+
+    The copy runs in evaluation mode, so the model keeps its mode, its statistics and its generator's state. A layer
+    is a module without children that takes one tensor; an operation written out in a `forward` is none, and where one
+    changes what goes from a layer to the next, the next is not `chained`. A model on the meta device, which holds no
+    values, is run too, and only a change in size is seen.
     """
     watched = copy.deepcopy(model).eval()
-    rows: list[LayerRow] = []
+    originals = dict(model.named_modules())
+    parameter = next(watched.parameters())
+    image = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))  # zeros would hide a change of sign
+    last = image.to(parameter)
+    version = last._version  # counts the changes made in place
+    calls: list[LayerCall] = []
     seen: set[nn.Module] = set()
+    chained: dict[nn.Module, bool] = {}
+
+    def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (x,) = inputs
+        same = x.numel() == last.numel() if x.is_meta else torch.equal(x.flatten(), last.flatten())
+        chained[layer] = last._version == version and same
 
     def watcher(name: str) -> Any:
-        def record(layer: nn.Module, _: Any, output: Tensor) -> None:
-            parameters = 0 if layer in seen else sum(p.numel() for p in layer.parameters())
+        def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal last, version
+            shapes = tuple(inputs[0].shape[1:]), tuple(output.shape[1:])
+            calls.append(LayerCall(name, originals[name], *shapes, layer not in seen, chained[layer]))
             seen.add(layer)
-            shape = tuple(output.shape[1:])
-            places = prod(shape[1:])
-            weights = weights_per_position(layer)
-            bias = getattr(layer, "bias", None)
-            biases = bias.numel() if weights and isinstance(bias, Tensor) else 0
-            rows.append(LayerRow(name, _kind(layer), shape, parameters, weights * places, (weights + biases) * places))
+            last, version = output, output._version
 
-        return record
+        return after
 
     for name, layer in watched.named_modules():
         if not any(layer.children()):
+            layer.register_forward_pre_hook(before)
             layer.register_forward_hook(watcher(name))
-    parameter = next(watched.parameters())
-    with torch.inference_mode():
-        watched(torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device))
-    return LayerTable(rows)
+    with torch.no_grad():  # inference mode would keep no versions
+        watched(last)
+    return calls
+
+
+def layer_table(model: nn.Module, input_size: tuple[int, int, int]) -> LayerTable:
+    """Count every layer that one image `(C, H, W)` meets in `model`, which is left as it was (`layer_calls`).
+
+    A layer used several times has several rows; its parameters are counted in the first.
+    """
+    return LayerTable([layer_row(call) for call in layer_calls(model, input_size)])
+
+
+def layer_row(call: LayerCall) -> LayerRow:
+    parameters = sum(p.numel() for p in call.layer.parameters()) if call.first else 0
+    places = prod(call.output_shape[1:])
+    weights = weights_per_position(call.layer)
+    biased = weights and isinstance(getattr(call.layer, "bias", None), Tensor)
+    kind, shape = _kind(call.layer), call.output_shape
+    biases = prod(shape) if biased else 0  # one is added to every output, whether places share it or not
+    return LayerRow(call.name, kind, shape, parameters, weights * places, weights * places + biases)
 
 
 def _kind(layer: nn.Module) -> str:

@@ -13,6 +13,7 @@ from repro.errors import Preempted
 from repro.records import Record
 from repro.training import checkpoint
 from repro.training.device import describe
+from repro.training.recipe import Recipe
 from repro.training.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -26,6 +27,16 @@ def _command() -> str:
     program = Path(sys.argv[0])
     ours = program.stem == "repro" or (program.stem, program.parent.name) == ("__main__", "repro")
     return shlex.join(["repro", *sys.argv[1:]]) if ours else ""
+
+
+def _selection(recipe: Recipe) -> str:
+    """Which epoch is the result, and what part the test set had in it."""
+    end, influence = "the last epoch of a fixed schedule", "the test set chose nothing"
+    if recipe.schedule.name == "plateau":
+        end, influence = "the last epoch", "the learning rate followed the test loss"
+    if recipe.stop_at_train_error is not None:
+        end = f"the first epoch with a training error of at most {recipe.stop_at_train_error:.2%}, or the last"
+    return f"{end}; {influence}"
 
 
 class Keeper:
@@ -82,6 +93,7 @@ class Keeper:
             device=describe(trainer.device) | {"precision": trainer.precision},
             data=self._data(),
             parameters=trainer.parameters,
+            selection=_selection(recipe),
             epochs=trainer.place.history,
             restarts=trainer.place.restarts,
             message=message,
@@ -101,11 +113,10 @@ class Keeper:
             }
 
         trainer = self.trainer
-        mean, std = trainer.train_batches.mean.tolist(), trainer.train_batches.std.tolist()
         return {
             "name": trainer.train_set.name,
             "train": split(trainer.train_set),
             "test": split(trainer.test_set),
-            "mean": mean,
-            "std": std,
+            "mean": list(trainer.mean),
+            "std": list(trainer.std),
         }

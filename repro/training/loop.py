@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from repro.data import ImageSet, load
 from repro.data.augmentation import Augmentation, Batches
+from repro.data.color import ColorPCA
+from repro.data.images import mean_image
 from repro.data.random import derive_seed, permutation
 from repro.errors import NumericsError, Preempted, RecipeError, ReproError, ResourceError
 from repro.models import get_model
@@ -28,39 +30,15 @@ from repro.training.checkpoint import Checkpoint
 from repro.training.device import autocast, channels_last, choose_device, choose_precision, keep_freed_memory
 from repro.training.fusion import fuse
 from repro.training.keeper import SAVE_EVERY_S, Keeper
-from repro.training.optim import learning_rate, loss_function, make_optimizer
+from repro.training.measure import TOP, Measured, Sums, eval_batch, mean_over_views, outside_top
+from repro.training.optim import learning_rate, loss_function, make_optimizer, set_rate
 from repro.training.recipe import Recipe
 from repro.training.signals import StopRequest
 from repro.training.state import MODEL, check_same_run, optimizer_tensors, restore_optimizer
 
-EVAL_BATCH = 1000
 CHECK_EVERY = 50  # steps between two looks at the losses on a GPU
 # What the parts of a derived seed are for, so that no two draws share one.
 _INIT, _ORDER, _STEP, _AUGMENT = range(4)
-
-
-@dataclass
-class Sums:
-    """Loss and errors added up on the device over the samples seen so far."""
-
-    loss: Tensor
-    wrong: Tensor
-    count: int = 0
-
-    @classmethod
-    def zero(cls, device: torch.device) -> "Sums":
-        return cls(
-            torch.zeros((), dtype=torch.float64, device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
-        )
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.loss += loss.detach().double() * len(labels)
-        self.wrong += (logits.detach().argmax(1) != labels).sum()
-        self.count += len(labels)
-
-    def means(self) -> tuple[float, float]:
-        return self.loss.item() / self.count, self.wrong.item() / self.count
 
 
 @dataclass
@@ -82,25 +60,40 @@ class Trainer:
         if device.type == "cpu":
             keep_freed_memory()
         self.place = Place()
-        data = recipe.data
-        train = load(data.name, data.train, size=data.size)
-        self.train_set = train.subset(torch.arange(min(data.limit, len(train)))) if data.limit else train
-        self.test_set = load(data.name, data.test, size=data.size)
-        augmentation = Augmentation(recipe.augmentation.crop_padding, recipe.augmentation.flip)
-        self.train_batches = self._batches(self.train_set, augmentation)
-        self.test_batches = self._batches(self.test_set, None)
+        self._load()
         torch.manual_seed(derive_seed(seed, _INIT))
         self.model = self._build()
         self.forward = self._make_forward(compiled)
-        self.optimizer = make_optimizer(self.model.parameters(), recipe.optimizer)
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.loss = loss_function(recipe.loss)
         self.sums = Sums.zero(device)
         self.unchecked: dict[int, Tensor] = {}  # step of this epoch: its loss
 
-    def _batches(self, images: ImageSet, augmentation: Augmentation | None) -> Batches:
-        data, own = self.recipe.data, self.train_set
-        mean, std = tuple(data.mean or own.mean), tuple(data.std or own.std)
-        return Batches(images, mean, std, self.device, augmentation, data.border)
+    def _load(self) -> None:
+        """Both splits and their batches; whatever is computed from pictures is computed from the training split."""
+        data = self.recipe.data
+        train = load(data.name, data.train, size=data.size, fit=data.fit)
+        self.train_set = train.subset(torch.arange(min(data.limit, len(train)))) if data.limit else train
+        self.test_set = load(data.name, data.test, size=data.size, fit=data.fit)
+        self.mean, self.std = tuple(data.mean or self.train_set.mean), tuple(data.std or self.train_set.std)
+        self.mean_image = None if data.mean_image == "none" else mean_image(self.train_set)
+        augmentation = Augmentation(**self.recipe.augmentation.model_dump())
+        self.train_batches = self._batches(self.train_set, augmentation)
+        self.test_batches = self._batches(self.test_set, Augmentation(crop=augmentation.crop))
+
+    def _batches(self, images: ImageSet, augmentation: Augmentation) -> Batches:
+        data = self.recipe.data
+        return Batches(
+            images,
+            self.mean,
+            self.std,
+            self.device,
+            augmentation,
+            data.border,
+            mean_image=self.mean_image,
+            mean_image_cut="centre" if data.mean_image == "none" else data.mean_image,
+            pca=ColorPCA.of(self.train_set) if augmentation.color_noise else None,
+        )
 
     def _build(self) -> nn.Module:
         try:
@@ -110,13 +103,13 @@ class Trainer:
         except (TypeError, ValueError, RuntimeError) as e:
             raise RecipeError(f"{self.recipe.name}: model_options {self.recipe.model_options}: {e}") from e
         model = channels_last(model.to(self.device))
-        sample = self.train_batches.plain(0, 1)[0]
-        _, channels, height, width = sample.shape
+        _, channels, height, width = self.as_input(self.train_batches.plain(0, 1)[0]).shape
+        self.eval_batch = eval_batch(channels * height * width * self.recipe.test_views)
         rows = layer_table(model, (channels, height, width))
-        classes = rows[-1].output_shape[0]
-        if classes != len(self.train_set.classes):
+        self.classes = rows[-1].output_shape[0]
+        if self.classes != len(self.train_set.classes):
             raise RecipeError(
-                f"{self.recipe.name}: {self.recipe.model} has {classes} outputs, but {self.train_set.name} has "
+                f"{self.recipe.name}: {self.recipe.model} has {self.classes} outputs, but {self.train_set.name} has "
                 f"{len(self.train_set.classes)} classes; set model_options.num_classes"
             )
         self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -140,7 +133,11 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.place.epoch >= self.recipe.epochs
+        """Whether the last epoch is done, or the first one with the training error at which the recipe stops."""
+        reached = self.recipe.stop_at_train_error
+        history = self.place.history
+        early = reached is not None and bool(history) and history[-1].train_error <= reached
+        return early or self.place.epoch >= self.recipe.epochs
 
     def train_epoch(self, after_step: Callable[[], None]) -> Epoch:
         """Train to the end of the current epoch and measure; `after_step` may save, or raise to stop."""
@@ -157,10 +154,10 @@ class Trainer:
         self.check_losses()
         train_loss, train_error = self.sums.means()
         seconds = before + time.perf_counter() - start
-        test_loss, test_error = self.evaluate(self.test_batches)
-        if not math.isfinite(test_loss):
+        test = self.evaluate(self.test_batches)
+        if not math.isfinite(test.loss):
             raise NumericsError(
-                f"{self.recipe.name} seed {self.seed}: test loss is {test_loss} after epoch {epoch + 1}; "
+                f"{self.recipe.name} seed {self.seed}: test loss is {test.loss} after epoch {epoch + 1}; "
                 "the last checkpoint is from before it: lower the learning rate"
             )
         done = Epoch(
@@ -169,16 +166,24 @@ class Trainer:
             learning_rate=self.rate(self.steps_per_epoch - 1),
             train_loss=train_loss,
             train_error=train_error,
-            test_loss=test_loss,
-            test_error=test_error,
+            test_loss=test.loss,
+            test_error=test.error,
+            test_top5_error=test.top5_error,
         )
         self._next_epoch(done)
         return done
 
     def rate(self, step: int) -> float:
         """The learning rate of a step of the epoch under way."""
-        done = self.place.epoch + step / self.steps_per_epoch
-        return learning_rate(self.recipe.schedule, self.recipe.optimizer.learning_rate, done, self.recipe.epochs)
+        place, per_epoch = self.place, self.steps_per_epoch
+        return learning_rate(
+            self.recipe.schedule,
+            self.recipe.optimizer.learning_rate,
+            place.epoch + step / per_epoch,
+            self.recipe.epochs,
+            steps_done=place.epoch * per_epoch + step,
+            test_losses=[e.test_loss for e in place.history],
+        )
 
     def step(self, indices: Tensor) -> None:
         """One update on the samples at `indices`."""
@@ -186,15 +191,14 @@ class Trainer:
         self._seed_dropout(derive_seed(self.seed, epoch, step, _STEP))
         images, labels = self.train_batches.augmented(indices, derive_seed(self.seed, _AUGMENT), epoch)
         with autocast(self.device, self.precision):
-            logits = self.forward(images)
+            logits = self.forward(self.as_input(images))
             loss = self.loss(logits, labels)
         self.unchecked[step] = loss.detach()
         if self.device.type == "cpu" or len(self.unchecked) == CHECK_EVERY:
             self.check_losses()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step)
+        set_rate(self.optimizer, self.rate(step))
         self.optimizer.step()
         self.sums.add(loss, logits, labels)
 
@@ -226,17 +230,33 @@ class Trainer:
         )
 
     @torch.inference_mode()
-    def evaluate(self, batches: Batches) -> tuple[float, float]:
-        """Mean loss and share of errors over every sample of a set, without augmentation or dropout."""
+    def evaluate(self, batches: Batches) -> Measured:
+        """Mean loss and shares of errors over every sample of a set, without augmentation or dropout."""
         self._set_mode(training=False)
-        sums = Sums.zero(self.device)
-        for start in range(0, len(batches), EVAL_BATCH):
-            images, labels = batches.plain(start, start + EVAL_BATCH)
+        sums, outside = Sums.zero(self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+        for start in range(0, len(batches), self.eval_batch):
+            logits, labels = self.test_logits(batches, start, start + self.eval_batch)
             with autocast(self.device, self.precision):
-                logits = self.forward(images)
                 loss = self.loss(logits, labels)
             sums.add(loss, logits, labels)
-        return sums.means()
+            if self.classes > TOP:
+                outside += outside_top(logits, labels)
+        return Measured(*sums.means(), outside.item() / sums.count if self.classes > TOP else None)
+
+    def test_logits(self, batches: Batches, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The logits of pictures start…stop−1 over all the views the recipe tests with (B, K), and the labels (B,)."""
+        views = self.recipe.test_views
+        images, labels = (batches.plain if views == 1 else batches.ten_views)(start, stop)
+        with autocast(self.device, self.precision):
+            logits = self.forward(self.as_input(images.flatten(0, -4)))
+        return (logits if views == 1 else mean_over_views(logits, views)), labels
+
+    def as_input(self, images: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) as the net takes them: grey ones repeated to as many channels as the recipe says."""
+        channels = self.recipe.data.channels
+        if channels is None or images.shape[1] == channels:
+            return images
+        return images.expand(-1, channels, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def _next_epoch(self, done: Epoch) -> None:
         self.place.history.append(done)

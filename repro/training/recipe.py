@@ -22,10 +22,26 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def later(default: Any) -> Any:
+    """A field that came after the first records: at its default the digest leaves it out, so that theirs still hold."""
+    return Field(default, json_schema_extra={"later": True})
+
+
 class Part(BaseModel):
     """A table of a recipe: typed, frozen, and nothing beside its fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def decisive(self) -> dict[str, Any]:
+        """The fields and their values as JSON, without those fields of `later` that are at their default."""
+        content = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if field.json_schema_extra and value == field.default:
+                del content[name]
+            elif isinstance(value, Part):
+                content[name] = value.decisive()
+        return content
 
 
 class Data(Part):
@@ -43,39 +59,71 @@ class Data(Part):
     std: list[Positive] | None = None
     limit: Count | None = None
     """Train on the first so many pictures only."""
+    fit: Literal["cut", "squash"] = later("cut")
+    """How a picture is brought to `size`: its centre cut out, or both sides resized, whatever its shape."""
+    mean_image: Literal["none", "centre", "crop"] = later("none")
+    """Subtract the training split's mean at each pixel instead of `mean`: its centre whatever the crop (the 2012 code),
+    or cut along with the picture."""
+    channels: Literal[1, 3] | None = later(None)
+    """3: grey pictures are given to the net three times over."""
 
 
 class Augmentation(Part):
-    """What is drawn anew for each picture in each epoch."""
+    """What is drawn anew for each picture in each epoch: see `repro.data.augmentation.Augmentation`."""
 
     crop_padding: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
+    crop: Count | None = later(None)
+    """Side of the square cut out at random; the test pictures get the centre one."""
+    crop_chunk: Count = later(1)
+    """So many consecutive pictures of a batch share crop and reflection."""
+    color_noise: NotNegative = later(0.0)
+    color_noise_convention: Literal["paper", "code"] = later("paper")
+    rotation: NotNegative = later(0.0)
+    """Degrees, to either side, like `shear`."""
+    shear: NotNegative = later(0.0)
+    zoom: Annotated[float, Field(ge=0, lt=1)] = later(0.0)
+    """A fraction, up and down, like `shift`."""
+    shift: NotNegative = later(0.0)
 
 
 class Optimizer(Part):
-    """`sgd`: PyTorch's stochastic gradient descent."""
+    """`sgd`: PyTorch's stochastic gradient descent; `sgd2012`: with the rate inside the velocity."""
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "sgd2012"] = "sgd"
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: NotNegative = 0.0
     nesterov: bool = False
+    bias_rate: Positive = later(1.0)
+    """The rate of the biases, as a multiple of the others'."""
+    bias_decay: bool = later(True)
+    weight_decay_of: dict[str, NotNegative] = later({})
+    """The decay of the weights of single layers, by the layer's name (`fc10`)."""
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "Optimizer":
+    def _forms_of_momentum(self) -> "Optimizer":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.name == "sgd2012" and (self.nesterov or self.momentum == 0):
+            raise ValueError("sgd2012 needs a momentum above 0, and has no nesterov")
         return self
 
 
 class Schedule(Part):
     """How the learning rate goes: see `repro.training.optim.learning_rate`."""
 
-    name: Literal["constant", "cosine", "linear", "steps"] = "constant"
+    name: Literal["constant", "cosine", "linear", "steps", "plateau"] = "constant"
     warmup_epochs: NotNegative = 0.0
     at: list[Count] = []
     """`steps`: after how many epochs the rate is multiplied by `factor`."""
     factor: Positive = 0.1
+    patience: Count = later(5)
+    """`plateau`: after how many epochs without a smaller test loss the rate is multiplied by `factor`."""
+    min_delta: NotNegative = later(1e-4)
+    """`plateau`: how much smaller the test loss has to be to count."""
+    decay_per_step: NotNegative = later(0.0)
+    """The rate is divided by 1 + decay_per_step · (steps done): what Keras called `decay`."""
 
 
 class Published(Part):
@@ -85,6 +133,7 @@ class Published(Part):
     rounding: Positive
     """Half a unit of the last digit the source prints, as a fraction: 0.00005 for 0.95 %."""
     source: str
+    test_top5_error: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Recipe(Part):
@@ -106,10 +155,20 @@ class Recipe(Part):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     """Chosen before running; every one of them is reported."""
     published: Published | None = None
+    stop_at_train_error: Annotated[float, Field(ge=0, le=1)] | None = later(None)
+    """The run ends after the first epoch whose training error is no larger; after `epochs` at the latest."""
+    test_views: Literal[1, 10] = later(1)
+    """10: the mean of the softmax over four corners, centre, and their reflections (the AlexNet paper, section 4.1)."""
+
+    @model_validator(mode="after")
+    def _ten_views(self) -> "Recipe":
+        if self.test_views == 10 and (self.augmentation.crop is None or self.loss != "cross_entropy"):
+            raise ValueError("test_views = 10 needs augmentation.crop and the loss cross_entropy")
+        return self
 
     def digest(self) -> str:
         """sha256 over all that decides the outcome: everything but title, seeds and the published figure."""
-        content = self.model_dump(mode="json", exclude={"title", "seeds", "published"})
+        content = {k: v for k, v in self.decisive().items() if k not in ("title", "seeds", "published")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -186,7 +245,9 @@ def _explain(error: Any) -> str:
         return f"unknown key '{key}': {nearest(str(location[-1]), _fields_at(location[:-1]))}"
     if error["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "value_error":  # of a whole table, which need not be printed
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{key} = {error['input']!r}: {error['msg']}"
 
 
 def _fields_at(tables: Sequence[str | int]) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
-from repro.data.augmentation import Augmentation, Batches, crop_windows, standardize
+from repro.data.augmentation import Augmentation, Batches, crop_windows
 from repro.data.images import ImageSet
 from repro.data.random import derive_seed, integers
 from repro.errors import DataError
@@ -124,7 +124,8 @@ def test_border_is_black_and_outside_the_crop() -> None:
 
 def test_standardised_batches_are_channels_last() -> None:
     """Catches a copy into NCHW, which convolutions would have to turn back."""
-    x = standardize(torch.zeros(2, 4, 5, 3, dtype=torch.uint8), torch.zeros(3), torch.ones(3))
+    batches = Batches(image_set(2, 4, 5, 3), (0.4,) * 3, (0.3,) * 3, augmentation=Augmentation(1, True))
+    x, _ = batches.augmented(torch.arange(2), 0, 0)
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -61,3 +61,10 @@ def test_html_escapes_names_and_has_one_row_per_layer() -> None:
     shown = layer_table(nn.Sequential(Odd(2, 2)), (2,))._repr_html_()  # type: ignore[arg-type]
     assert "&lt;b&gt;" in shown
     assert shown.count("<tr>") == 3
+
+
+def test_a_net_without_memory_is_counted_like_a_real_one() -> None:
+    """Catches a count that needs values: nets of 60 million weights are compared on the meta device."""
+    with torch.device("meta"):
+        shapes_only = get_model("lenet5_modern")
+    assert list(layer_table(shapes_only, (1, 28, 28))) == list(layer_table(get_model("lenet5_modern"), (1, 28, 28)))
