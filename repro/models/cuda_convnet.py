@@ -64,13 +64,13 @@ def pool(kind: Literal["max", "mean"], size: int = POOL_SIZE) -> nn.Module:
 
 
 def pooled_side(name: str, input_size: int, pools: int, size: int = POOL_SIZE) -> int:
-    """The side of the maps after so many pools; raises `OptionError` where one would not fit."""
+    """The side of the maps after so many pools; raises `OptionError` for pictures too small for them."""
+    smallest = size * POOL_STRIDE ** (pools - 1)
+    if input_size < smallest:
+        raise OptionError(f"{name}: option input_size is at least {smallest}, found {input_size}")
     side = input_size
-    try:
-        for _ in range(pools):
-            side = rounded_up_size(side, size, POOL_STRIDE)
-    except ValueError as e:
-        raise OptionError(f"{name}: input_size {input_size} is too small, only {side} pixels reach a pool") from e
+    for _ in range(pools):
+        side = rounded_up_size(side, size, POOL_STRIDE)
     return side
 
 

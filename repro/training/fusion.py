@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.models.layers import Dropout2012
+
 
 def fuse(model: nn.Module) -> nn.Module:
     """`model` with its `ReLU, MaxPool2d` pairs and dropout rewritten, to call in its place; the parameters are shared.
@@ -36,8 +38,8 @@ def _fuse_layers(layers: list[nn.Module]) -> list[nn.Module]:
                 done.append(ConvPoolReLU(done.pop(), layer.kernel_size))  # type: ignore[arg-type]
             else:
                 done.append(PoolReLU(layer))
-        elif type(layer) is nn.Dropout and (256 * layer.p).is_integer() and layer.p < 1:
-            done.append(ByteDropout(layer.p))
+        elif isinstance(layer, nn.Dropout | Dropout2012) and (256 * layer.p).is_integer() and layer.p < 1:
+            done.append(ByteDropout(layer.p, scale_in_training=isinstance(layer, nn.Dropout)))
         else:
             done.append(layer)
     return done
@@ -91,23 +93,24 @@ class ConvPoolReLU(nn.Module):
 class ByteDropout(nn.Module):
     """Dropout whose probability is a multiple of 1/256, any shape: one random byte decides for each number.
 
-    Eight bytes come from one draw, and drawing is nearly the whole cost: `nn.Dropout` draws for each number, in one
-    thread, and its masks take fifteen times as long.
+    It scales in training, as `nn.Dropout` does, or in evaluation, as `Dropout2012` does. Eight bytes come from one
+    draw, and drawing is nearly the whole cost: `nn.Dropout` draws for each number, in one thread, and its masks take
+    fifteen times as long.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, scale_in_training: bool = True) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.scale_in_training = p, scale_in_training
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return x
+            return x if self.scale_in_training else x * (1 - self.p)
         draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * self.p)
-        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
+        kept = (draws.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * self.p)).to(x.dtype)
+        return x * (kept.mul_(1 / (1 - self.p)) if self.scale_in_training else kept)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, scale_in_training={self.scale_in_training}"
 
 
 class _Largest(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The layers of 1998, each against loops that follow the paper's words."""
+"""The layers of 1998 and of 2012, each against loops that follow the papers' words."""
 
 import math
 
@@ -7,7 +7,18 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from repro.models.layers import RBFOutput, ScaledTanh, SparseConv2d, TrainableSubsampling, init_by_fan_in
+from repro.models.layers import (
+    Dropout2012,
+    LocallyConnected2d,
+    RBFOutput,
+    RoundUpConv2d,
+    ScaledTanh,
+    SparseConv2d,
+    TrainableSubsampling,
+    init_by_fan_in,
+    init_normal,
+    rounded_up_size,
+)
 from repro.models.lenet import C3_TABLE
 
 SMALL_TABLE = ((0, 1), (2,), (0, 2))
@@ -100,6 +111,9 @@ def test_rbf_keeps_float32_under_autocast() -> None:
         (TrainableSubsampling(2), (1, 2, 4, 4)),
         (SparseConv2d(3, SMALL_TABLE, kernel_size=3), (1, 3, 4, 4)),
         (RBFOutput(torch.randn(3, 5)), (2, 5)),
+        (RoundUpConv2d(2, 3, 3, stride=2), (1, 2, 6, 5)),
+        (LocallyConnected2d(2, 3, input_size=4, kernel_size=3, padding=1), (2, 2, 4, 4)),
+        (Dropout2012().eval(), (2, 3)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -124,3 +138,148 @@ def test_starting_weights_fill_the_paper_s_interval() -> None:
     assert 0.0999 < weight.max() <= 0.1
     assert -0.1 <= weight.min() < -0.0999
     assert math.isclose(weight.std().item(), 0.1 / math.sqrt(3), rel_tol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "expected"),
+    [
+        (224, 11, 4, 0, 55),
+        (227, 11, 4, 0, 55),
+        (228, 11, 4, 0, 56),
+        (55, 3, 2, 0, 27),
+        (32, 3, 2, 0, 16),
+        (9, 3, 4, 1, 3),
+    ],
+)
+def test_sizes_round_up(size: int, kernel: int, stride: int, padding: int, expected: int) -> None:
+    """Catches rounding down (54), and one window too many where the last one ends on the border."""
+    assert rounded_up_size(size, kernel, stride, padding) == expected
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_pytorch_s_ceil_mode_gives_the_sizes_of_2012(kernel: int) -> None:
+    """Catches PyTorch's rule that a window must start inside the map, should it ever drop one that 2012 had."""
+    for stride in range(1, kernel + 1):
+        for side in range(kernel, 40):
+            pooled = nn.MaxPool2d(kernel, stride, ceil_mode=True)(torch.zeros(1, 1, side, side))
+            assert pooled.shape[-1] == rounded_up_size(side, kernel, stride), (side, stride)
+
+
+def test_a_kernel_wider_than_its_map_has_no_places() -> None:
+    """Catches a size of 0 or 1 for a window of which no part fits as a whole."""
+    with pytest.raises(ValueError, match="does not fit"):
+        rounded_up_size(10, 11, 4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 9), (10, 12), (11, 8)])
+@pytest.mark.parametrize(("padding", "groups"), [(0, 1), (1, 2)])
+def test_a_rounded_up_convolution_reads_zeros_past_the_border(
+    height: int, width: int, padding: int, groups: int
+) -> None:
+    """Catches zeros on the left, height and width exchanged, a bias left out past the border, and groups ignored."""
+    conv = RoundUpConv2d(2, 4, 3, stride=4, padding=padding, groups=groups).double()
+    x = torch.randn(2, 2, height, width, dtype=torch.float64)
+    y = conv(x)
+    rows, columns = (1 + math.ceil((n + 2 * padding - 3) / 4) for n in (height, width))
+    assert y.shape == (2, 4, rows, columns)
+    endless = torch.zeros(2, 2, 40, 40, dtype=torch.float64)
+    endless[:, :, padding : padding + height, padding : padding + width] = x
+    for o in range(4):
+        inputs = slice(0, 2) if groups == 1 else slice(o // 2, o // 2 + 1)
+        for i in range(rows):
+            for j in range(columns):
+                window = endless[:, inputs, 4 * i : 4 * i + 3, 4 * j : 4 * j + 3]
+                expected = (window * conv.weight[o]).sum((1, 2, 3)) + conv.bias[o]  # type: ignore[index]
+                torch.testing.assert_close(y[:, o, i, j], expected)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_locally_connected_layer_is_a_dot_product_per_place(padding: int) -> None:
+    """Catches kernels shared between places, places read column by column, and one bias for a whole map."""
+    layer = LocallyConnected2d(2, 3, input_size=5, kernel_size=3, padding=padding).double()
+    side = 5 + 2 * padding - 2
+    assert [tuple(p.shape) for p in layer.parameters()] == [(side * side, 18, 3), (3, side, side)]
+    x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    padded = nn.functional.pad(x, (padding,) * 4)
+    y = layer(x)
+    assert y.shape == (2, 3, side, side)
+    for i in range(side):
+        for j in range(side):
+            for o in range(3):
+                kernel = layer.weight[i * side + j, :, o].view(2, 3, 3)
+                expected = (padded[:, :, i : i + 3, j : j + 3] * kernel).sum((1, 2, 3)) + layer.bias[o, i, j]
+                torch.testing.assert_close(y[:, o, i, j], expected)
+
+
+def test_a_locally_connected_layer_with_equal_kernels_is_a_convolution() -> None:
+    """Catches a kernel read in another order than a convolution's: input maps first, then rows, then columns."""
+    conv = nn.Conv2d(2, 3, 3, padding=1).double()
+    layer = LocallyConnected2d(2, 3, input_size=4, kernel_size=3, padding=1).double()
+    with torch.no_grad():
+        layer.weight.copy_(conv.weight.flatten(1).T.expand_as(layer.weight))
+        layer.bias.copy_(conv.bias.view(3, 1, 1).expand_as(layer.bias))  # type: ignore[union-attr]
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), conv(x))
+
+
+def test_a_locally_connected_layer_refuses_another_size() -> None:
+    """Catches a larger map read in part, or a product of matrices that do not fit."""
+    with pytest.raises(ValueError, match=r"N×2×5×5, found 1×2×6×6"):
+        LocallyConnected2d(2, 3, input_size=5, kernel_size=3)(torch.zeros(1, 2, 6, 6))
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_dropout_of_2012_does_not_scale_in_training_and_does_in_evaluation(p: float) -> None:
+    """Catches PyTorch's scaling in training, evaluation left alone, and p taken for the share that is kept."""
+    torch.manual_seed(0)
+    layer = Dropout2012(p)
+    x = torch.full((1000, 1000), 3.0)
+    y = layer(x)
+    assert set(y.unique().tolist()) == {0.0, 3.0}
+    standard_error = math.sqrt(p * (1 - p) / x.numel())
+    assert (y == 0).double().mean().item() == pytest.approx(p, abs=4 * standard_error)
+    torch.testing.assert_close(layer.eval()(x), (1 - p) * x)
+    assert layer(x).equal(layer(x))
+
+
+def test_both_dropouts_pass_on_in_expectation_what_they_pass_on_in_evaluation() -> None:
+    """Catches a scale on the wrong side: summed over all masks with their probabilities, each keeps its own mean.
+
+    PyTorch's is that of 2012 over 1 − p, mask for mask, so the next layer's weights take up the factor.
+    """
+    p, x = 0.25, torch.tensor([1.0, -2.0, 5.0], dtype=torch.float64)
+    masks = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
+    probabilities = (p + (1 - 2 * p) * masks).prod(1)
+    torch.testing.assert_close(probabilities @ (masks * x), Dropout2012(p).eval()(x))
+    torch.testing.assert_close(probabilities @ (masks * x / (1 - p)), nn.Dropout(p).eval()(x))
+    drawn = torch.stack([Dropout2012(p).train()(x) for _ in range(200)])
+    inverted = torch.stack([nn.Dropout(p).train()(x) for _ in range(200)])
+    for outputs, scale in ((drawn, 1), (inverted, 1 / (1 - p))):
+        assert outputs.unique(dim=0).shape == (8, 3), "all masks are drawn"
+        assert torch.isclose(outputs[:, None], scale * masks * x).all(2).any(1).all(), "and nothing else"
+
+
+def test_the_gradient_of_dropout_passes_where_the_unit_was_kept() -> None:
+    """Catches a gradient that is scaled, or that flows through dropped units."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 50, requires_grad=True)
+    y = Dropout2012()(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, (y != 0).float())
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0])
+def test_dropout_of_everything_is_refused(p: float) -> None:
+    """Catches a net that can pass on nothing."""
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        Dropout2012(p)
+
+
+def test_starting_values_of_2012_are_normal_with_one_bias_for_all() -> None:
+    """Catches the variance passed for the deviation, and a bias drawn too."""
+    torch.manual_seed(0)
+    layer = nn.Linear(300, 300)
+    init_normal(layer, 0.02, bias=1.0)
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert (layer.bias == 1).all()

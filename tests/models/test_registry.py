@@ -10,7 +10,6 @@ from repro.errors import ReproError, UnknownName
 from repro.models import get_model, list_models, model_info, register
 from repro.models.registry import OptionError
 
-
 LEARNING_RATE = 0.1
 
 

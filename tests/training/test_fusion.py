@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repro.models import get_model
+from repro.models import get_model, model_info
+from repro.models.layers import Dropout2012
+from repro.models.normalization import LocalResponseNorm
 from repro.training.fusion import ByteDropout, ConvPoolReLU, PoolReLU, fuse
 
 
@@ -63,9 +65,24 @@ def test_dropout_keeps_the_right_share_at_the_right_scale(p: float) -> None:
     assert torch.equal(dropout.eval()(x), x)
 
 
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_dropout_of_2012_keeps_its_scales_and_draws_the_masks_of_the_other(p: float) -> None:
+    """Catches one dropout's scale given to the other, in training or in evaluation."""
+    x = torch.randn(301, 99)
+    plain = Dropout2012(p)
+    published, inverted = fuse(nn.Sequential(plain, nn.Dropout(p))).children()
+    torch.manual_seed(0)
+    y = published(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(inverted(x), y / (1 - p))
+    assert ((y == x) | (y == 0)).all()
+    assert torch.equal(published.eval()(x), plain.eval()(x))
+
+
 def test_dropout_of_another_probability_is_left_alone() -> None:
     """Catches a probability rounded to 1/256 in silence."""
-    assert [type(layer) for layer in fuse(nn.Sequential(nn.Dropout(0.3))).children()] == [nn.Dropout]
+    layers = nn.Sequential(nn.Dropout(0.3), Dropout2012(0.3))
+    assert list(fuse(layers).children()) == list(layers.children())
 
 
 def test_nan_is_not_hidden() -> None:
@@ -94,3 +111,51 @@ def test_other_poolings_are_left_alone() -> None:
         assert [type(layer) for layer in fuse(layers).children()] == [nn.Conv2d, nn.ReLU, type(pool)]
     overlapping = fuse(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2)))
     assert [type(layer) for layer in overlapping.children()] == [nn.Conv2d, PoolReLU]
+
+
+def test_a_normalisation_between_relu_and_pool_keeps_its_place() -> None:
+    """Catches ReLU moved past a layer with which it does not commute, and pools that round up rounded down."""
+    torch.manual_seed(0)
+    x = 60 * torch.randn(2, 3, 15, 15, dtype=torch.float64)
+    norm = LocalResponseNorm(5, alpha=1e-2)
+    for layers, fused_kinds in [
+        ((nn.ReLU(), norm, nn.MaxPool2d(3, 2)), [nn.Conv2d, nn.ReLU, LocalResponseNorm, nn.MaxPool2d]),
+        ((norm, nn.MaxPool2d(3, 2), nn.ReLU()), [nn.Conv2d, LocalResponseNorm, nn.MaxPool2d, nn.ReLU]),
+        ((norm, nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)), [nn.Conv2d, LocalResponseNorm, PoolReLU]),
+    ]:
+        plain = nn.Sequential(nn.Conv2d(3, 8, 4), *layers).double()
+        fused = fuse(plain)
+        assert [type(layer) for layer in fused.children()] == fused_kinds
+        expected, found = outputs_and_gradients(plain, x), outputs_and_gradients(fused, x)
+        torch.testing.assert_close(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fused_pools"),
+    [
+        ("alexnet_2012", {}, [5]),
+        ("alexnet_2012", {"lrn": "none"}, [1, 2, 5]),
+        ("alexnet_2012_code", {}, [5]),
+        ("alexnet", {}, [1, 2, 5]),
+        ("alexnet_flowers", {}, [1, 2, 5]),
+        ("cuda_convnet_18pct", {}, [1]),
+        ("cuda_convnet_13pct", {}, [1, 2]),
+    ],
+)
+def test_nets_give_the_same_maps_by_either_way(name: str, options: dict[str, str], fused_pools: list[int]) -> None:
+    """Catches a pool fused that another layer precedes, a mean-pool fused, and one that could be and is not."""
+    with torch.device("meta"):
+        features = get_model(name, **options).get_submodule("features")
+    features = features.to_empty(device="cpu").double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in features.parameters():
+            parameter.normal_(0, max(parameter[0].numel(), 10) ** -0.5)
+        fused = fuse(features)
+        pools = [m for m in fused.children() if isinstance(m, PoolReLU | nn.MaxPool2d | nn.AvgPool2d)]
+        numbers = [1, 2, 5] if name.startswith("alexnet") else [1, 2, 3]
+        found = [n for n, pool in zip(numbers, pools, strict=False) if isinstance(pool, PoolReLU)]
+        assert found == fused_pools
+        x = 60 * torch.randn(1, *model_info(name).input_size, dtype=torch.float64)
+        torch.testing.assert_close(fused(x), features(x))
