@@ -45,7 +45,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 TRAIN = ("train", "tiny.toml", "--threads", "1")
-COMMANDS = [[], ["train"], ["recipes"], ["models"], ["records"], ["doctor"], ["data"]]
+COMMANDS = [[], ["train"], ["recipes"], ["models"], ["compare"], ["records"], ["doctor"], ["data"]]
 COMMANDS += [["data", c] for c in ("prepare", "list", "check")]
 
 
@@ -57,7 +57,7 @@ def test_help_teaches(command: list[str], repro: Command) -> None:
     assert "Usage: repro" in out
     rows = [line.strip("│ ") for line in out.splitlines() if line.startswith("│ ")]
     assert all(len(row.split()) > 3 or not row.startswith("--") for row in rows), out
-    if command in (["train"], ["data", "prepare"]):
+    if command in (["train"], ["compare"], ["data", "prepare"]):
         assert f"Try repro {' '.join(command)} " in out.replace("`", "")
 
 
@@ -77,6 +77,9 @@ def test_the_start_says_where_to_begin(repro: Command) -> None:
         (["train", "lenet5", "--set", "data.name=mnits"], 2, "data set 'mnits': did you mean mnist"),
         (["train", "lenet5-modern", "--set", "data.name=digits", "--set", "data.border=1"], 2, "lenet5_modern expects"),
         (["train", "lenet5", "--device", "cuda:77"], 6, "device 'cuda:77' is not there"),
+        (["compare", "lenet", "lenet5"], 2, "no model is called 'lenet'; did you mean lenet5"),
+        (["compare", "lenet5", "lenet5_modern:classes=3"], 2, "lenet5_modern has no option 'classes'"),
+        (["compare", "lenet5", "lenet5_modern:"], 2, "expected NAME:KEY=VALUE,KEY=VALUE, found 'lenet5_modern:'"),
         (["data", "prepare", "mnits"], 2, "data set 'mnits': did you mean mnist"),
         (["data", "check", "broken"], 3, "not readable as parquet"),
         (["records", "--records-dir", "damaged"], 4, "damaged/r-0.json: not a record"),
@@ -198,6 +201,19 @@ def test_models_are_listed_with_their_parameters(repro: Command) -> None:
     _, out, _ = repro("models")
     (row,) = [line for line in out.splitlines() if line.startswith("lenet5_modern")]
     assert row.split()[1:3] == ["1×28×28", "44,426"]
+
+
+def test_compare_shows_differences_and_all_on_request(repro: Command) -> None:
+    """Catches --all that changes nothing, options lost on the way, and lines broken at the terminal's width."""
+    nets = ("lenet5", "lenet5_modern:num_classes=5")
+    code, out, err = repro("compare", *nets)
+    assert (code, err) == (0, "")
+    assert any(len(line) > 80 for line in out.splitlines())
+    assert "lenet5_modern:num_classes=5" in out.splitlines()[0]
+    everything = repro("compare", *nets, "--all")[1]
+    count = out.splitlines()[-1]  # "D different, E equal"
+    assert everything.splitlines()[-1] == count
+    assert len(everything.splitlines()) - len(out.splitlines()) == int(count.split()[2]) > 0
 
 
 def test_data_is_prepared_listed_and_checked(repro: Command, data: Path, cache: Path) -> None:

@@ -152,8 +152,8 @@ class Spread:
 
 
 def measured(values: Any) -> Spread | str | None:
-    """What parameters hold now: one value, or the spread of several; None where there are none."""
-    if not isinstance(values, Tensor):
+    """What parameters hold now: one value, or the spread of several; None where there are none, or none to be read."""
+    if not isinstance(values, Tensor) or values.is_meta:
         return None
     values = values.detach().float()
     smallest, largest = values.aminmax()

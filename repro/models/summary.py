@@ -164,6 +164,8 @@ def layer_calls(model: nn.Module, input_size: tuple[int, int, int]) -> list[Laye
             layer.register_forward_hook(watcher(name))
     with torch.no_grad():  # inference mode would keep no versions
         watched(last)
+    seen.clear()  # the copy holds the hooks and they hold these: a circle that would keep its memory for long
+    chained.clear()
     return calls
 
 

@@ -1,11 +1,16 @@
 """Counts of layers, against PyTorch's own counter of floating-point operations and against hand work."""
 
+import copy
+import gc
+import weakref
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro.models import get_model, layer_table, model_info
+from repro.models import get_model, layer_table, model_info, summary
 
 
 @pytest.mark.parametrize("name", ["lenet5_modern", "alexnet_cifar10"])
@@ -63,8 +68,31 @@ def test_html_escapes_names_and_has_one_row_per_layer() -> None:
     assert shown.count("<tr>") == 3
 
 
-def test_a_net_without_memory_is_counted_like_a_real_one() -> None:
-    """Catches a count that needs values: nets of 60 million weights are compared on the meta device."""
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("lenet5_modern", {}), ("cuda_convnet_18pct", {"norm": "within-map"}), ("cuda_convnet_18pct", {"norm": "across"})],
+)
+def test_a_net_without_memory_is_counted_like_a_real_one(name: str, options: dict[str, str]) -> None:
+    """Catches a layer or a count that needs values: nets of 60 million weights are compared on the meta device."""
+    size = model_info(name).input_size
     with torch.device("meta"):
-        shapes_only = get_model("lenet5_modern")
-    assert list(layer_table(shapes_only, (1, 28, 28))) == list(layer_table(get_model("lenet5_modern"), (1, 28, 28)))
+        shapes_only = get_model(name, **options)
+    assert list(layer_table(shapes_only, size)) == list(layer_table(get_model(name, **options), size))
+
+
+def test_the_copy_is_given_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches hooks that keep a copy of each net alive until the next garbage collection, 240 MB for an AlexNet."""
+    copies: list[weakref.ref[nn.Module]] = []
+
+    def deepcopy(model: nn.Module) -> nn.Module:
+        copied = copy.deepcopy(model)
+        copies.append(weakref.ref(copied))
+        return copied
+
+    monkeypatch.setattr(summary, "copy", SimpleNamespace(deepcopy=deepcopy))
+    gc.disable()
+    try:
+        layer_table(nn.Linear(2, 2), (2,))  # type: ignore[arg-type]
+        assert [copied() for copied in copies] == [None]
+    finally:
+        gc.enable()
