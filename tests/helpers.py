@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
+from repro.data import ImageSet
 from repro.models import registry
 from repro.training.recipe import Recipe, parse_recipe
 
@@ -32,6 +34,13 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def random_images(n: int, side: int = 6, seed: int = 0) -> np.ndarray:
     """uint8 (n, side, side, 3), every pixel drawn."""
     return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def drawn_set(n: int, height: int, width: int, channels: int) -> ImageSet:
+    """`n` pictures with every pixel drawn; labels are the indices."""
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randint(0, 256, (n, height, width, channels), dtype=torch.uint8, generator=generator)
+    return ImageSet("drawn", "train", images, torch.arange(n), ("a",), "", "", (), ())
 
 
 def write_parquet(

@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from repro import records
 from repro.data import load as load_digits
 from repro.errors import CheckpointError, DataError, ResourceError
 from repro.records import Record, Spread, file_of, git_state, judge, load, load_all, read, spread, write
-from repro.training import train
+from repro.training import loop, train
 
 CLEAN = {"commit": "a" * 40, "dirty": False}
 
@@ -29,7 +30,7 @@ def record(**changes: Any) -> Record:
     content: dict[str, Any] = {
         "recipe": "r", "seed": 0, "status": "complete", "recipe_digest": "d", "recipe_content": {}, "command": "",
         "started": "", "git": CLEAN, "versions": {}, "device": {"name": "cpu"}, "data": {}, "parameters": 1,
-        "epochs": epochs,
+        "selection": "the last epoch", "epochs": epochs,
     }  # fmt: skip
     return Record.model_validate(content | changes)
 
@@ -38,6 +39,23 @@ def put(folder: Path, *found: Record) -> Path:
     for r in found:
         write(r, folder / file_of(r.recipe, r.seed))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "selection"),
+    [
+        ({}, "the last epoch of a fixed schedule; the test set chose nothing"),
+        ({"schedule": {"name": "plateau"}}, "the last epoch; the learning rate followed the test loss"),
+        (
+            {"stop_at_train_error": 0.25},
+            "the first epoch with a training error of at most 25.00%, or the last; the test set chose nothing",
+        ),
+    ],
+)
+def test_a_record_says_what_part_the_test_set_had(changes: dict[str, Any], selection: str) -> None:
+    """Catches a record that says of a plateau that the test set chose nothing."""
+    register_tiny()
+    assert train(tiny_recipe(**changes, epochs=1))[0].selection == selection
 
 
 def test_a_record_says_all_that_a_number_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +95,16 @@ def test_a_record_says_all_that_a_number_needs(tmp_path: Path, monkeypatch: pyte
     assert [e.epoch for e in found.epochs] == [1, 2]
     assert "the last epoch" in found.selection
     assert all(e.seconds > 0 for e in found.epochs)
+
+
+def test_a_record_names_the_files_that_were_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a number from fewer pictures than the set has, of which no reader can tell."""
+    register_tiny()
+    monkeypatch.setattr(
+        loop, "load", lambda name, split, **how: replace(load_digits(name, split), skipped=(f"{split}/a.jpg",))
+    )
+    found = train(tiny_recipe(epochs=1))[0]
+    assert [found.data[split]["skipped"] for split in ("train", "test")] == [["train/a.jpg"], ["test/a.jpg"]]
 
 
 def test_last_is_the_result_and_best_is_called_peeked() -> None:

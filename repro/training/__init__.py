@@ -1,6 +1,7 @@
-"""From a recipe to a record: one visible loop for CPU and GPU. Chapters 2, 4 and 6 train with it."""
+"""From a recipe to a record: one visible loop for CPU and GPU. Chapters 2 and 4 to 9 train with it."""
 
 from repro.training.loop import train
+from repro.training.optim import SGD2012
 from repro.training.recipe import Recipe, list_recipes, load_recipe
 
-__all__ = ["Recipe", "list_recipes", "load_recipe", "train"]
+__all__ = ["SGD2012", "Recipe", "list_recipes", "load_recipe", "train"]

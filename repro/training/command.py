@@ -56,7 +56,8 @@ def epoch_line(e: Epoch, recipe: Recipe) -> str:
     top5 = "" if e.test_top5_error is None else f" top-5 {e.test_top5_error:.2%}"
     return (
         f"epoch {e.epoch:3d}/{recipe.epochs}  {e.seconds:6.1f} s  rate {e.learning_rate:.2e}  "
-        f"train loss {e.train_loss:.4f} error {e.train_error:.2%}  test loss {e.test_loss:.4f} error {e.test_error:.2%}{top5}"
+        f"train loss {e.train_loss:.4f} error {e.train_error:.2%}  "
+        f"test loss {e.test_loss:.4f} error {e.test_error:.2%}{top5}"
     )
 
 

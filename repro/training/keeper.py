@@ -110,6 +110,7 @@ class Keeper:
                 "digest": images.digest,
                 "source": images.source,
                 "conversions": images.conversions,
+                "skipped": list(images.skipped),
             }
 
         trainer = self.trainer

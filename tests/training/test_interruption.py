@@ -164,17 +164,62 @@ def stopped_at(step: int, folder: Path, **changes: Any) -> None:
             train(tiny_recipe(**changes), run_dir=folder, save_every_s=0)
 
 
-@pytest.mark.usefixtures("_tiny")
-@pytest.mark.parametrize("step", [1, 6, 7, 8, 13])
-def test_resuming_works_at_every_place_of_an_epoch(step: int, tmp_path: Path) -> None:
-    """Catches the last step of an epoch (7 of 7): no step is left, but its metrics are."""
-    expected_record, expected = train(tiny_recipe())
-    stopped_at(step, tmp_path)
-    record, model = train(tiny_recipe(), run_dir=tmp_path, resume=True)
+def assert_resumes(step: int, folder: Path, **changes: Any) -> None:
+    """Fails unless a run stopped at `step` and resumed ends with the bits and metrics of one that was let through."""
+    expected_record, expected = train(tiny_recipe(**changes))
+    stopped_at(step, folder, **changes)
+    record, model = train(tiny_recipe(**changes), run_dir=folder, resume=True)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
     assert [e.model_dump(exclude={"seconds"}) for e in record.epochs] == [
         e.model_dump(exclude={"seconds"}) for e in expected_record.epochs
     ]
+
+
+@pytest.mark.usefixtures("_tiny")
+@pytest.mark.parametrize("step", [1, 6, 7, 8, 13])
+def test_resuming_works_at_every_place_of_an_epoch(step: int, tmp_path: Path) -> None:
+    """Catches the last step of an epoch (7 of 7): no step is left, but its metrics are."""
+    assert_resumes(step, tmp_path)
+
+
+OF_2012 = {
+    "data": {"name": "digits", "limit": 200, "size": 32, "mean_image": "centre", "std": [0.5]},
+    "augmentation": {"crop": 28, "crop_chunk": 8, "flip": True, "color_noise": 0.1, "color_noise_convention": "code"},
+    "optimizer": {"name": "sgd2012", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-3, "bias_rate": 2.0,
+                  "bias_decay": False, "weight_decay_of": {"8": 0.1}},
+    "schedule": {"name": "steps", "at": [1]},
+    "test_views": 10,
+}  # fmt: skip
+OF_KERAS = {
+    "augmentation": {"rotation": 15.0, "shear": 0.2, "zoom": 0.2, "shift": 0.2, "flip": True},
+    "optimizer": {"name": "sgd2012", "learning_rate": 0.01, "momentum": 0.9},
+    # Every epoch after the first is a stall, so each has a rate of its own.
+    "schedule": {"name": "plateau", "patience": 1, "min_delta": 100.0, "factor": 0.5, "decay_per_step": 0.01},
+    "epochs": 4,
+}
+
+
+@pytest.mark.usefixtures("_tiny")
+@pytest.mark.parametrize(
+    ("changes", "step"), [(OF_2012, 5), (OF_2012, 7), (OF_2012, 9), (OF_KERAS, 6), (OF_KERAS, 14), (OF_KERAS, 23)]
+)
+def test_resuming_keeps_rates_groups_and_draws(changes: dict[str, Any], step: int, tmp_path: Path) -> None:
+    """Catches a plateau counted in the process and not in the history, steps counted from the resume, velocities given
+    to the parameters of another group, and crops that a chunk draws from its place among the steps of this process.
+    """
+    assert_resumes(step, tmp_path, **changes)
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_run_that_stopped_by_its_training_error_stays_stopped(tmp_path: Path) -> None:
+    """Catches a resume that trains on because there are epochs left."""
+    changes = {"data": {"name": "digits"}, "augmentation": {}, "epochs": 30, "stop_at_train_error": 0.8}
+    record, expected = train(tiny_recipe(**changes), run_dir=tmp_path)
+    assert len(record.epochs) < 30
+    (tmp_path / "record.json").unlink()  # killed between the last checkpoint and the record
+    again, model = train(tiny_recipe(**changes), run_dir=tmp_path, resume=True)
+    assert (again.epochs, again.status) == (record.epochs, "complete")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
 
 
 @pytest.mark.usefixtures("_tiny")
@@ -204,7 +249,7 @@ def test_other_data_threads_or_net_are_refused(tmp_path: Path, monkeypatch: pyte
     other = {"train": "test", "test": "train"}
     for split, field in (("train", "train_digest"), ("test", "test_digest")):
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "load", lambda n, s, size, split=split: real(n, other[s] if s == split else s))
+            patch.setattr(loop, "load", lambda n, s, split=split, **how: real(n, other[s] if s == split else s))
             with pytest.raises(CheckpointError, match=f"{field} is"):
                 train(tiny_recipe(), run_dir=tmp_path, resume=True)
     torch.set_num_threads(2)

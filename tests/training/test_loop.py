@@ -12,13 +12,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.data import load
+from repro.data.augmentation import Augmentation
 from repro.data.images import ImageSet
 from repro.data.random import derive_seed, integers, permutation
 from repro.errors import DataError, NumericsError, RecipeError, UnknownName
 from repro.models import get_model
+from repro.models.layers import InputShapeError
 from repro.records import read
 from repro.training import checkpoint, loop, train
 from repro.training.loop import Trainer
+from repro.training.measure import Measured, mean_over_views, outside_top
 
 CPU = torch.device("cpu")
 
@@ -88,6 +91,58 @@ def test_the_loop_is_plain_pytorch_written_out() -> None:
         torch.testing.assert_close(q, p, atol=2e-6, rtol=1e-5, msg=name)
 
 
+def test_the_loop_of_2012_is_that_of_the_paper_written_out() -> None:
+    """Catches a rate outside the velocity, one rate for all, decay on biases, a rate that ignores a plateau, steps
+    counted from 1, and a mean image of other pictures than those that are trained on.
+    """
+    ours = trainer(
+        seed=3,
+        epochs=4,
+        data={"name": "digits", "limit": 200, "mean_image": "centre", "std": [0.5]},
+        augmentation={},
+        model_options={"dropout": 0.0},
+        optimizer={"name": "sgd2012", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 0.1, "bias_rate": 2.0,
+                   "bias_decay": False, "weight_decay_of": {"8": 0.5}},
+        schedule={"name": "plateau", "patience": 1, "min_delta": 100.0, "decay_per_step": 0.1},
+    )  # fmt: skip
+    torch.manual_seed(derive_seed(3, 0))
+    model = get_model("tiny", dropout=0.0)
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    digits = load("digits")
+    pixels = digits.images[:200, :, :, 0].double() / 255
+    x = ((pixels - pixels.mean(0)) / 0.5).float()[:, None]
+    step = 0
+    for epoch in range(4):
+        order = permutation(200, 3, epoch, 1).tolist()
+        for first in range(0, 200, 32):
+            indices = order[first : first + 32]
+            model.zero_grad()
+            F.cross_entropy(model(x[indices]), digits.labels[indices]).backward()
+            rate = 0.01 * 0.1 ** max(0, epoch - 1) / (1 + 0.1 * step)  # the first loss is the least for ever
+            with torch.no_grad():
+                for name, p in model.named_parameters():
+                    bias = name.endswith("bias")
+                    own, decay = (2 * rate, 0.0) if bias else (rate, 0.5 if name == "layers.8.weight" else 0.1)
+                    velocity[name] = 0.9 * velocity[name] - decay * own * p - own * p.grad
+                    p += velocity[name]
+            step += 1
+        found = ours.train_epoch(lambda: None)
+        assert found.learning_rate == pytest.approx(rate)
+    for (name, p), q in zip(model.state_dict().items(), ours.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(q, p, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_plateau_is_one_of_the_test_loss() -> None:
+    """Catches a rate that follows the training loss, which falls here in every epoch."""
+    t = trainer(
+        epochs=5, optimizer={"learning_rate": 0.01, "momentum": 0.9}, schedule={"name": "plateau", "patience": 2}
+    )
+    losses = iter([1.0, 1.1, 1.1, 0.5, 0.6])
+    t.evaluate = lambda batches: Measured(next(losses), 0.9)  # type: ignore[method-assign]
+    run_epochs(t)
+    assert [e.learning_rate for e in t.place.history] == pytest.approx([0.01, 0.01, 0.01, 0.001, 0.001])
+
+
 def test_training_metrics_are_sums_over_samples() -> None:
     """Catches a mean of batch means: the last batch of 200 holds 8 samples, not 32."""
     t = trainer(model_options={"dropout": 0.0}, optimizer={"learning_rate": 1e-30})
@@ -100,7 +155,7 @@ def test_training_metrics_are_sums_over_samples() -> None:
         return plain(logits, labels)
 
     t.loss = watched
-    t.evaluate = lambda batches: (0.0, 0.0)  # type: ignore[method-assign]
+    t.evaluate = lambda batches: Measured(0.0, 0.0)  # type: ignore[method-assign]
     epoch = t.train_epoch(lambda: None)
     assert len(seen) == 200
     assert sorted(label for *_, label in seen) == sorted(t.train_set.labels.tolist())
@@ -116,12 +171,92 @@ def test_evaluation_counts_every_sample_once(count: int) -> None:
     images = torch.from_numpy(rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, 10, count))
     drawn = ImageSet("drawn", "test", images, labels, t.train_set.classes, "", "", (0.1,), (0.3,))
-    loss, error = t.evaluate(t._batches(drawn, None))
+    loss, error, top5 = t.evaluate(t._batches(drawn, Augmentation()))
     mean, std = t.train_set.mean[0], t.train_set.std[0]
     with torch.inference_mode():
         logits = torch.cat([t.model.eval()(((i / 255 - mean) / std).view(1, 1, 28, 28)) for i in images])
     assert error == (logits.argmax(1) != labels).sum().item() / count
+    ranks = [sorted(row, reverse=True).index(row[k]) for row, k in zip(logits.tolist(), labels.tolist(), strict=True)]
+    assert top5 == sum(rank >= 5 for rank in ranks) / count
     assert loss == pytest.approx(F.cross_entropy(logits.double(), labels).item(), rel=1e-5)
+
+
+def test_ten_views_are_the_mean_of_ten_softmaxes() -> None:
+    """Catches a mean of logits, views of two pictures mixed, views that are not those of a slice, and a mean image cut
+    at another place.
+    """
+    changes = {
+        "data": {"name": "digits", "limit": 50, "size": 32, "mean_image": "centre", "std": [0.5]},
+        "augmentation": {"crop": 28, "flip": True}, "test_views": 10,
+    }  # fmt: skip
+    t = trainer(**changes)
+    measured = t.evaluate(t.test_batches)
+    train, test = (load("digits", split, size=32) for split in ("train", "test"))
+    mean = (train.images[:50, 2:30, 2:30, 0].double() / 255).mean(0)
+    pixels = test.images[..., 0].double() / 255
+    chances = torch.zeros(len(test), 10, dtype=torch.float64)
+    for top, left in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)):
+        cut = pixels[:, top : top + 28, left : left + 28]
+        for view in (cut, cut.flip(2)):
+            with torch.inference_mode():
+                logits = t.model.eval()(((view - mean) / 0.5).float()[:, None])
+            chances += logits.double().softmax(1) / 10
+    assert measured.error == pytest.approx((chances.argmax(1) != test.labels).double().mean().item())
+    own = chances[torch.arange(len(test)), test.labels]
+    assert measured.loss == pytest.approx(-own.log().mean().item(), rel=1e-5)
+    one = trainer(**changes | {"test_views": 1})
+    assert one.evaluate(one.test_batches).loss != pytest.approx(measured.loss, rel=1e-4)
+
+
+def test_views_that_are_sure_of_different_things_stay_finite() -> None:
+    """Catches the logarithm of a softmax that is 0 in float32."""
+    logits = torch.tensor([[0.0, 500.0], [0.0, 480.0]])
+    # (e⁻⁵⁰⁰ + e⁻⁴⁸⁰) / 2, of which the first part is nothing beside the second
+    torch.testing.assert_close(mean_over_views(logits, 2)[0], torch.tensor([-480 - math.log(2), 0.0]))
+
+
+def test_top_5_by_hand() -> None:
+    """Catches the five smallest logits, and a sixth place that counts."""
+    logits = torch.tensor([[6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]]).repeat(7, 1)
+    assert outside_top(logits, torch.arange(7)).item() == 2
+    assert outside_top(logits[4:5], torch.tensor([4])).item() == 0
+    assert outside_top(logits[5:6], torch.tensor([5])).item() == 1
+
+
+def test_with_five_classes_or_fewer_there_is_no_top_5() -> None:
+    """Catches a top-5 error of 0 for five flowers, which says nothing and looks like a result."""
+    t = trainer(model="lenet5_modern")
+    assert t.evaluate(t.test_batches).top5_error is not None
+    t.classes = 5
+    assert t.evaluate(t.test_batches).top5_error is None
+
+
+def test_grey_pictures_reach_a_colour_net_three_times_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches channels that differ, a net built for one channel, and test pictures left grey."""
+    monkeypatch.setattr(loop, "get_model", lambda name: nn.Sequential(nn.Flatten(), nn.Linear(3 * 784, 10)))
+    t = trainer(data={"name": "digits", "limit": 64, "channels": 3}, augmentation={})
+    seen: list[torch.Tensor] = []
+    t.forward.register_forward_pre_hook(lambda model, arguments: seen.append(arguments[0]))
+    t.train_epoch(lambda: None)
+    assert [tuple(x.shape[1:]) for x in seen] == [(3, 28, 28)] * len(seen)
+    assert len(seen) == 2 + 1
+    for x in seen:
+        assert torch.equal(x[:, 0], x[:, 1])
+        assert torch.equal(x[:, 0], x[:, 2])
+    torch.testing.assert_close(seen[-1][:, :1], t.test_batches.plain(0, len(t.test_set))[0])
+
+
+def test_a_run_stops_after_the_first_epoch_that_gets_there() -> None:
+    """Catches a run that goes on to its last epoch, one that stops an epoch late, and a rule kept from the record."""
+    changes = {"data": {"name": "digits"}, "augmentation": {}, "epochs": 30, "schedule": {"name": "constant"}}
+    record, _ = train(tiny_recipe(**changes, stop_at_train_error=0.5))
+    errors = [e.train_error for e in record.epochs]
+    assert 1 < len(errors) < 30
+    assert all(e > 0.5 for e in errors[:-1])
+    assert errors[-1] <= 0.5
+    assert record.selection == "the first epoch with a training error of at most 50.00%, or the last; " + (
+        "the test set chose nothing"
+    )
 
 
 def test_evaluation_is_without_dropout_and_changes_nothing() -> None:
@@ -139,20 +274,26 @@ def test_evaluation_is_without_dropout_and_changes_nothing() -> None:
 
 def test_test_pictures_are_standardised_with_the_training_splits_numbers() -> None:
     """Catches mean and deviation taken from the test set, or from both."""
+    pixels = load("digits", "test").images[:8, :, :, 0].double() / 255
+
+    def shown(t: Trainer) -> torch.Tensor:
+        return t.test_batches.plain(0, 8)[0][:, 0].double()
+
     t = trainer()
-    for batches in (t.train_batches, t.test_batches):
-        assert batches.mean.tolist() == pytest.approx(t.train_set.mean)
-        assert batches.std.tolist() == pytest.approx(t.train_set.std)
     assert t.train_set.mean != load("digits").mean  # of the 200 that are trained on
+    torch.testing.assert_close(shown(t), (pixels - t.train_set.mean[0]) / t.train_set.std[0], rtol=1e-5, atol=1e-5)
     given = trainer(data={"name": "digits", "mean": [0.25], "std": [0.5]})
-    assert (given.test_batches.mean.item(), given.test_batches.std.item()) == (0.25, 0.5)
+    torch.testing.assert_close(shown(given), (pixels - 0.25) / 0.5, rtol=1e-5, atol=1e-5)
+    image = trainer(data={"name": "digits", "limit": 200, "mean_image": "centre", "std": [0.5]})
+    mean = load("digits").images[:200, :, :, 0].double().mean(0) / 255
+    torch.testing.assert_close(shown(image), (pixels - mean) / 0.5, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["lenet5_modern", "tiny"])
 def test_loss_at_the_start_is_the_logarithm_of_the_classes(model: str) -> None:
     """Catches weights drawn too wide, inputs in 0…255, and a loss that is a sum."""
     t = trainer(model=model)
-    loss, error = t.evaluate(t.test_batches)
+    loss, error, _ = t.evaluate(t.test_batches)
     assert loss == pytest.approx(math.log(10), rel=0.05)
     assert 0.7 < error <= 1
 
@@ -175,7 +316,7 @@ def test_32_samples_are_learnt_by_heart() -> None:
         "optimizer": {"learning_rate": 0.03, "momentum": 0.9}, "schedule": {"name": "cosine"},
     }  # fmt: skip
     t = trainer(**changes)
-    t.evaluate = lambda batches: (0.0, 0.0)  # type: ignore[method-assign]
+    t.evaluate = lambda batches: Measured(0.0, 0.0)  # type: ignore[method-assign]
     run_epochs(t)
     assert t.place.history[-1].train_error == 0
     assert t.place.history[-1].train_loss < 0.05
@@ -216,7 +357,7 @@ def test_dropout_differs_between_steps_and_epochs() -> None:
     losses: list[float] = []
     plain = t.loss
     t.loss = lambda logits, labels: losses.append(logits.detach().sum().item()) or plain(logits, labels)
-    t.evaluate = lambda batches: (0.0, 0.0)  # type: ignore[method-assign]
+    t.evaluate = lambda batches: Measured(0.0, 0.0)  # type: ignore[method-assign]
     run_epochs(t)
     assert len({round(x, 4) for x in losses}) == 3
 
@@ -257,7 +398,7 @@ def test_a_rate_far_too_high_stops_with_finite_checkpoints(rate: float, tmp_path
 def test_a_test_loss_that_is_not_finite_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches NaN in a record, which JSON turns into null and no reader takes back."""
     t = trainer()
-    monkeypatch.setattr(t, "evaluate", lambda batches: (math.nan, 0.9))
+    monkeypatch.setattr(t, "evaluate", lambda batches: Measured(math.nan, 0.9))
     with pytest.raises(NumericsError, match="test loss is nan after epoch 1"):
         t.train_epoch(lambda: None)
 
@@ -274,6 +415,12 @@ def test_what_cannot_be_trained_is_said_before_it_starts() -> None:
         trainer(model="lenet5_modern", model_options={"num_classes": 7})
     with pytest.raises(DataError, match="1 channels, but 2 means"):
         trainer(data={"name": "digits", "mean": [0.1, 0.2]})
+    with pytest.raises(DataError, match=r"crop of 40.* picture of 28"):
+        trainer(augmentation={"crop": 40})
+    with pytest.raises(RecipeError, match="weight_decay_of: layer 'fc10': known: "):
+        trainer(optimizer={"learning_rate": 0.1, "weight_decay_of": {"fc10": 1.0}})
+    with pytest.raises(InputShapeError, match="expects a batch of shape N×1×28×28"):
+        trainer(model="lenet5_modern", data={"name": "digits", "channels": 3})
 
 
 def test_channels_last_survives_the_optimizer() -> None:

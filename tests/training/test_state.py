@@ -5,18 +5,19 @@ import torch
 from torch import nn
 
 from repro.errors import CheckpointError
-from repro.training.optim import make_optimizer
+from repro.training.optim import make_optimizer, set_rate
 from repro.training.recipe import Optimizer
 from repro.training.state import optimizer_tensors, restore_optimizer
 
 SGD = Optimizer(learning_rate=0.1, momentum=0.9)
+SGD2012 = Optimizer(name="sgd2012", learning_rate=0.1, momentum=0.9, bias_rate=2.0, bias_decay=False, weight_decay=0.1)
 
 
-def stepped(steps: int) -> tuple[nn.Conv2d, torch.optim.Optimizer]:
+def stepped(steps: int, spec: Optimizer = SGD) -> tuple[nn.Conv2d, torch.optim.Optimizer]:
     """A channels-last convolution after a few steps on drawn gradients."""
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 4, kernel_size=5).to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(layer.parameters(), SGD)
+    optimizer = make_optimizer(layer, spec)
     step(layer, optimizer, steps)
     return layer, optimizer
 
@@ -28,14 +29,18 @@ def step(layer: nn.Conv2d, optimizer: torch.optim.Optimizer, steps: int) -> None
             p.grad = torch.randn(p.shape).to(
                 memory_format=torch.channels_last if p.ndim == 4 else torch.contiguous_format
             )
+        set_rate(optimizer, 0.1 / (1 + i))
         optimizer.step()
 
 
-def test_momentum_keeps_its_parameters_layout() -> None:
-    """Catches fused SGD that walks contiguous momentum beside channels-last weights: it is as fast, and wrong."""
-    layer, optimizer = stepped(3)
+@pytest.mark.parametrize("spec", [SGD, SGD2012], ids=lambda spec: spec.name)
+def test_momentum_keeps_its_parameters_layout(spec: Optimizer) -> None:
+    """Catches fused SGD that walks contiguous momentum beside channels-last weights: it is as fast, and wrong; and the
+    velocity of a weight given to the bias of another group.
+    """
+    layer, optimizer = stepped(3, spec)
     file = {k: t.detach().clone(memory_format=torch.contiguous_format) for k, t in optimizer_tensors(optimizer).items()}
-    other, fresh = stepped(0)
+    other, fresh = stepped(0, spec)
     other.load_state_dict(layer.state_dict())
     restore_optimizer(fresh, file)
     momentum = fresh.state[other.weight]["momentum_buffer"]
