@@ -28,7 +28,7 @@ class _Grey(datasets.MNIST):
         self.transform, self.target_transform = transform, None
 
 
-class _Colour(datasets.CIFAR10):
+class Colour(datasets.CIFAR10):
     """torchvision's CIFAR10 over pictures in memory."""
 
     def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor]) -> None:
@@ -45,7 +45,7 @@ def dataset(images: ImageSet, recipe: Recipe) -> Dataset[tuple[Tensor, int]]:
     if recipe.augmentation.flip:
         steps.append(transforms.RandomHorizontalFlip())
     steps += [transforms.ToTensor(), transforms.Normalize(images.mean, images.std)]
-    kind = _Grey if channels == 1 else _Colour
+    kind = _Grey if channels == 1 else Colour
     return kind(images, transforms.Compose(steps))
 
 

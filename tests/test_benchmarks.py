@@ -11,6 +11,7 @@ from benchmarks.harness import OURS, Comparison, alternate, require_close
 from benchmarks.tutorial import dataset
 from repro.data import load
 from repro.data.augmentation import Augmentation, Batches
+from repro.data.color import ColorPCA
 from repro.training import load_recipe
 
 
@@ -61,6 +62,23 @@ def test_augmented_pixels_are_torchvisions() -> None:
     wrong = Batches(images, images.mean, (0.5, 0.5, 0.5), augmentation=batches.augmentation)
     with pytest.raises(AssertionError):
         augmentation.require_torchvision_pixels(images, wrong)
+
+
+def test_pixels_with_colour_noise_are_torchvisions() -> None:
+    """Catches noise of another strength on one side, and a chain of transforms without one of the parts."""
+    images = load("shapes")
+    pca = ColorPCA.of(images)
+    noisy = Augmentation(crop=20, flip=True, color_noise=0.1)
+    batches = Batches(images, images.mean, images.std, augmentation=noisy, pca=pca)
+    augmentation.require_torchvision_pixels(images, batches)
+    transform = augmentation.pipeline(images, noisy, pca).transform  # type: ignore[attr-defined]
+    names = [type(t).__name__ for t in transform.transforms]
+    assert names == ["RandomCrop", "RandomHorizontalFlip", "ToTensor", "ColorNoise", "Normalize"]
+    assert transform.transforms[0].size == (20, 20)
+    grey = torch.full((3, 2, 2), 0.5)
+    drawn = torch.stack([transform.transforms[3](grey) - grey for _ in range(4000)])[:, :, 0, 0].double()
+    along = (drawn @ pca.vectors).var(0)
+    torch.testing.assert_close(along, (0.1 * pca.eigenvalues) ** 2, rtol=0.15, atol=0)
 
 
 def test_tutorial_has_the_recipe_s_augmentation() -> None:

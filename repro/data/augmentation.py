@@ -61,8 +61,8 @@ class Augmentation:
 class Draws:
     """What was drawn for a batch of B pictures; None where nothing is done. Made by hand, it shows one thing alone.
 
-    `top` and `left`, int64 (B,), place the window in the padded picture; `mirrored`, int64 (B,), is 1 or 0; `color`,
-    float32 (B, C), is added to the channels, in units of 0…1.
+    `top` and `left`, int64 (B,), place the window in the padded picture (None: in its middle); `mirrored`, int64 (B,),
+    is 1 or 0; `color`, float32 (B, C), is added to the channels, in units of 0…1.
     """
 
     top: Tensor | None = None
@@ -96,6 +96,14 @@ def crop_windows(images: Tensor, height: int, width: int) -> Tensor:
         raise DataError(f"crop of {height}×{width} is larger than the picture of {h}×{w}")
     shape = (n, h - height + 1, w - width + 1, height, width * c)
     return images.as_strided(shape, (h * w * c, w * c, c, w * c, 1))
+
+
+def cut_windows(windows: Tensor, indices: Tensor, top: Tensor, left: Tensor) -> Tensor:
+    """One window of `crop_windows` for each picture: (B, height, width·C)."""
+    if len(indices) == 1 and windows.device.type == "cpu":
+        # A view: gathering its bytes would take half of all the time.
+        return windows[int(indices), int(top), int(left)][None]
+    return windows[indices, top, left]
 
 
 def mirror(images: Tensor, chosen: Tensor) -> Tensor:
@@ -164,7 +172,7 @@ class Batches:
     def plain(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Pictures start…stop−1 in their own order, centre crop, no augmentation: (B, C, H, W) float32, labels (B,)."""
         indices = torch.arange(len(self), device=self.labels.device)[start:stop]
-        return self.apply(indices, self._same_view(len(indices), *self._centre())), self.labels[start:stop]
+        return self.apply(indices, Draws()), self.labels[start:stop]
 
     def ten_views(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """The ten test views of pictures start…stop−1, in the order of `repro.data.views.ten_views`, and their labels.
@@ -174,9 +182,10 @@ class Batches:
         indices = torch.arange(len(self), device=self.labels.device)[start:stop]
         height, width = self.pixels.shape[1:3]
         places = views.ten_views(height, width, self.height, self.width)
-        seen = [self.apply(indices, self._same_view(len(indices), *place)) for place in places]
-        stacked = torch.stack([x.permute(0, 2, 3, 1) for x in seen], 1)  # (B, 10, H, W, C)
-        return stacked.permute(0, 1, 4, 2, 3), self.labels[start:stop]
+        seen, each = self._room(len(indices), len(places)), torch.ones_like(indices)
+        for i, (top, left, mirrored) in enumerate(places):
+            self._fill(seen[:, i], indices, Draws(top * each, left * each, each if mirrored else None))
+        return seen.unflatten(3, (self.width, -1)).permute(0, 1, 4, 2, 3), self.labels[start:stop]
 
     def augmented(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """The pictures at `indices` (B,), augmented for this epoch: (B, C, H, W) float32 and labels (B,)."""
@@ -219,23 +228,24 @@ class Batches:
         height, width = self.pixels.shape[1:3]
         return views.centre(height, width, self.height, self.width)
 
-    def _same_view(self, count: int, top: int, left: int, mirrored: int = 0) -> Draws:
-        chosen = torch.ones(count, dtype=torch.int64, device=self.labels.device)
-        if self.windows.shape[1:3].numel() == 1:
-            return Draws(mirrored=chosen if mirrored else None)
-        return Draws(top * chosen, left * chosen, chosen if mirrored else None)
-
     def apply(self, indices: Tensor, draws: Draws) -> Tensor:
         """The pictures at `indices` (B,) as the net sees them with these draws: (B, C, H, W) float32, channels-last."""
-        count, channels = len(indices), self.pixels.shape[3]
-        result = torch.empty(count, self.height, self.width * channels, device=self.pixels.device)
+        result = self._room(len(indices))
+        self._fill(result, indices, draws)
+        return result.unflatten(2, (self.width, -1)).permute(0, 3, 1, 2)
+
+    def _room(self, *shape: int) -> Tensor:
+        width = self.width * self.pixels.shape[3]
+        return torch.empty(*shape, self.height, width, device=self.pixels.device)
+
+    def _fill(self, result: Tensor, indices: Tensor, draws: Draws) -> None:
+        """Write the pictures into `result`, (B, H, W·C) float32."""
         fitting = max(1, _PART // result.shape[1:].numel())
-        size = fitting if self.pixels.device.type == "cpu" else max(1, count)
-        for start in range(0, count, size):
+        size = fitting if result.device.type == "cpu" else max(1, len(indices))
+        for start in range(0, len(indices), size):
             part = slice(start, start + size)
             chosen = draws.part(part)
             self._standardize(self._cut(indices[part], chosen), chosen, result[part])
-        return result.view(count, self.height, self.width, channels).permute(0, 3, 1, 2)
 
     def visible(self, batch: Tensor, draws: Draws) -> Tensor:
         """What `apply` gave for these draws as pictures to look at: uint8 (B, H, W, C), the mean added again."""
@@ -248,37 +258,39 @@ class Batches:
         top, left = draws.top, draws.left
         if draws.affine is None:
             if top is None or left is None:
-                cut = self.pixels.index_select(0, indices)
+                rows = self.windows[:, *self._centre()].index_select(0, indices)
             else:
-                cut = self.windows[indices, top, left].view(len(indices), self.height, self.width, -1)
+                rows = cut_windows(self.windows, indices, top, left)
+            cut = rows.unflatten(2, (self.width, -1))
             return cut if draws.mirrored is None else mirror(cut, draws.mirrored)
         height, width = self.pixels.shape[1:3]
-        corner = torch.zeros_like(indices)
-        xs = from_centre(corner if left is None else left, self.width, width, draws.mirrored)
-        ys = from_centre(corner if top is None else top, self.height, height)
-        grid = sampling_grid(draws.affine.matrices(height, width), xs, ys, height, width)
+        if top is None or left is None:
+            top, left = (torch.full_like(indices, x) for x in self._centre())
+        xs = from_centre(left, self.width, width, draws.mirrored)
+        ys = from_centre(top, self.height, height)
+        grid = sampling_grid(draws.affine.matrices(height, width).float(), xs, ys, height, width)
         return sample(self.pixels.index_select(0, indices), grid)
 
     def _standardize(self, pixels: Tensor, draws: Draws, result: Tensor) -> None:
         """(pixels/255 − mean + colour) / std into `result` (B, H, W·C); the code's noise then divides by 1 + σ."""
-        rows = pixels.flatten(2).to(torch.float32)
-        torch.addcmul(self._offset(draws), rows, self.scale, out=result)
+        offset, a = self._offset(draws), self.augmentation
         if draws.color is not None:
-            result += (draws.color / self.std).repeat(1, self.width)[:, None]
-            if self.augmentation.color_noise_convention == "code":
-                result /= 1 + self.augmentation.color_noise
+            offset = offset + (draws.color / self.std).repeat(1, self.width)[:, None]
+        result.copy_(pixels.flatten(2))
+        torch.addcmul(offset, result, self.scale, out=result)
+        if draws.color is not None and a.color_noise_convention == "code":
+            result /= 1 + a.color_noise
 
     def _offset(self, draws: Draws) -> Tensor:
         """−mean/std: (W·C,) for a mean per channel, (H, W·C) for an image's centre, (B, H, W·C) when it is cut."""
         if self.offset_windows is None:
             return self.offset
-        top, left = self._centre()
         if self.mean_image_cut == "centre":
-            return self.offset_windows[0, top, left]
+            return self.offset_windows[0, *self._centre()]
         if draws.top is None or draws.left is None:
-            cut = self.offset_windows[:, top, left]
+            cut = self.offset_windows[:, *self._centre()]
         else:
-            cut = self.offset_windows[0, draws.top, draws.left]
+            cut = cut_windows(self.offset_windows, torch.zeros_like(draws.top), draws.top, draws.left)
         if draws.mirrored is None:
             return cut
         cut = cut.expand(len(draws.mirrored), -1, -1).unflatten(2, (self.width, -1))

@@ -65,6 +65,7 @@ def write(
     classes: Sequence[str],
     source: str,
     conversions: dict[str, int],
+    skipped: Sequence[str] = (),
 ) -> None:
     """Store one split under `folder`, in place of what is there if that differs or is damaged.
 
@@ -78,6 +79,7 @@ def write(
         "classes": list(classes),
         "source": source,
         "conversions": conversions,
+        "skipped": list(skipped),
         "mean": mean,
         "std": std,
         "digest": digest,
@@ -123,6 +125,7 @@ def read(name: str, split: str, folder: Path) -> ImageSet | None:
         tuple(meta["mean"]),
         tuple(meta["std"]),
         meta["conversions"],
+        tuple(meta.get("skipped", ())),  # not stated by caches of before there were folders
     )
 
 

@@ -3,10 +3,10 @@
 The paper adds to every pixel of a picture the same [p₁ p₂ p₃][α₁λ₁, α₂λ₂, α₃λ₃]ᵀ, where pᵢ and λᵢ are eigenvectors and
 eigenvalues of the covariance matrix of the training set's RGB values and αᵢ is drawn from N(0, 0.1²) for each use of
 the picture. Read to the letter that depends on the unit: λ grows with the square of the scale of the pixels and the
-noise should grow with the scale itself. With pixels in 0…255 the first αλ of a set of photographs is several hundred,
-which no picture survives, so the printed formula is taken in units of 0…1. What it probably means is the deviation
-√λ along each component, which does not depend on the unit; Krizhevsky's later code names that factor so.
-Chapter 7 computes both.
+noise should grow with the scale itself. With pixels in 0…255 the first αλ of a set of photographs exceeds 255, which no
+picture survives, so the printed formula is taken in units of 0…1. What is probably meant is the standard deviation √λ
+along each component, with which the unit does not matter; Krizhevsky's code calls that factor so. Chapter 7 computes
+both.
 """
 
 from dataclasses import dataclass
@@ -60,4 +60,6 @@ class ColorPCA:
         deviation of α), which `Batches` does.
         """
         scale = self.eigenvalues if convention == "paper" else self.eigenvalues.sqrt()
-        return alphas @ (self.vectors * scale).T.to(alphas)
+        directions = (self.vectors * scale).T.to(alphas)  # one in each row
+        # Written as a sum, not as a product of matrices, whose last bits may depend on how many pictures there are.
+        return torch.stack([a[:, None] * d for a, d in zip(alphas.unbind(1), directions, strict=True)]).sum(0)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from repro.errors import DataError
 from repro.progress import track
@@ -100,20 +100,28 @@ def squashed(image: Image.Image, size: int) -> Image.Image:
 
 
 def decode_all(
-    encoded: Sequence[bytes], target: Target, what: str, place: Callable[[int], str]
+    encoded: Sequence[bytes],
+    target: Target,
+    what: str,
+    place: Callable[[int], str],
+    faults: dict[int, str] | None = None,
 ) -> tuple[Pixels, dict[str, int]]:
     """Decode image files, large ones in parallel, into uint8 (N, H, W, C); `place(i)` names the i-th in messages.
 
     Returns the pictures and how often each conversion was needed. Raises DataError for the first picture that
-    cannot be decoded or whose size differs from the first one's.
+    cannot be decoded or whose size differs from the first one's. With `faults` (picture: what is wrong), pictures that
+    cannot be decoded are entered there and left out, as are those that are in it already.
     """
-    first, _ = _decode_named(encoded, 0, target, place)
+    first = _first(encoded, target, place, faults)
     images = np.empty((len(encoded), *first.shape), np.uint8)
 
     def work(start: int) -> Counter[str]:
         seen: Counter[str] = Counter()
         for i in range(start, min(start + CHUNK, len(encoded))):
-            pixels, conversions = _decode_named(encoded, i, target, place)
+            decoded = _decode_or_note(encoded, i, target, place, faults)
+            if decoded is None:
+                continue
+            pixels, conversions = decoded
             if pixels.shape != first.shape:
                 h, w = pixels.shape[:2]
                 raise DataError(
@@ -129,6 +137,11 @@ def decode_all(
     chunks = (_in_threads if large else map)(work, range(0, len(encoded), CHUNK))
     for seen in track(chunks, len(encoded), what, weight=CHUNK):
         total.update(seen)
+    if faults:
+        kept = [i for i in range(len(encoded)) if i not in faults]
+        for new, old in enumerate(kept):  # in place: a set may fill half the memory
+            images[new] = images[old]
+        images = images[: len(kept)]
     return images, dict(sorted(total.items()))
 
 
@@ -147,4 +160,29 @@ def _decode_named(
     try:
         return decode(encoded[i], target)
     except Exception as e:  # Pillow raises a dozen kinds for damaged files
-        raise DataError(f"{place(i)}: the image cannot be decoded ({e})") from e
+        why = "no image format that is known here" if isinstance(e, UnidentifiedImageError) else e
+        raise DataError(f"{place(i)}: the image cannot be decoded ({why})") from e
+
+
+def _decode_or_note(
+    encoded: Sequence[bytes], i: int, target: Target, place: Callable[[int], str], faults: dict[int, str] | None
+) -> tuple[Pixels, list[str]] | None:
+    if faults is None:
+        return _decode_named(encoded, i, target, place)
+    if i in faults:
+        return None
+    try:
+        return _decode_named(encoded, i, target, place)
+    except DataError as e:
+        faults[i] = str(e)
+        return None
+
+
+def _first(
+    encoded: Sequence[bytes], target: Target, place: Callable[[int], str], faults: dict[int, str] | None
+) -> Pixels:
+    """The first picture that can be decoded; raises DataError when there is none."""
+    for i in range(len(encoded)):
+        if decoded := _decode_or_note(encoded, i, target, place, faults):
+            return decoded[0]
+    raise DataError(f"none of {len(encoded):,} pictures can be decoded; the first: {(faults or {}).get(0)}")

@@ -19,7 +19,8 @@ class ImageSet:
     `images` is uint8 (N, H, W, C) with values 0…255, `labels` int64 (N,) with values 0…len(classes)−1.
     `mean` and `std` are per channel, over all pixels of this split, in units of 0…1. `digest` is a sha256 over the
     contents that does not depend on their order (`repro.data.cache.content_digest`); `conversions` counts
-    pictures that were stored in another mode, for example CMYK, and had to be converted.
+    pictures that were stored in another mode, for example CMYK, and had to be converted; `skipped` names the files of
+    a folder that could not be read, with the reason.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     conversions: dict[str, int] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -40,7 +42,7 @@ class ImageSet:
         n, h, w, c = self.images.shape
         return (
             f"{self.name} {self.split}: {n:,} images {h}×{w}×{c}, {len(self.classes)} classes "
-            f"(digest {self.digest[:8]}, {self.source})"
+            f"(digest {self.digest[:8]}, {self.source}{f', {len(self.skipped)} files skipped' if self.skipped else ''})"
         )
 
     @property

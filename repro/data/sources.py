@@ -1,7 +1,8 @@
 """From a name to pictures: the cache, then `$REPRO_DATA`, then a download, then what needs nothing.
 
-A named set is looked for in the cache, then as parquet under `$REPRO_DATA/NAME/`, then downloaded through torchvision
-(not when `REPRO_OFFLINE` is set). Any other folder under `$REPRO_DATA` in the same layout is a set too, by its name.
+A named set is looked for in the cache, then under `$REPRO_DATA/NAME/`, as parquet or as folders SPLIT/CLASS/ of
+pictures, then downloaded through torchvision (not when `REPRO_OFFLINE` is set). Any other folder under `$REPRO_DATA` in
+one of these layouts is a set too, by its name.
 """
 
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repro.data import cache, embedded, parquet
+from repro.data import cache, embedded, folder, parquet
 from repro.data.decode import Fit, Target, decode_all
 from repro.data.images import ImageSet
 from repro.errors import DataError, UnknownName, nearest
@@ -95,13 +96,15 @@ EMBEDDED: dict[str, Callable[[str, int | None], tuple[NDArray[np.uint8], NDArray
 
 
 def list_sets() -> list[str]:
-    """The names `load` takes: the known sets, and every folder of parquet files under `$REPRO_DATA`."""
-    own = [p.name for p in data_dir().iterdir() if any(p.glob("*.parquet"))] if data_dir().is_dir() else []
+    """The names `load` takes: the known sets, and every folder of parquet files or pictures under `$REPRO_DATA`."""
+    layouts = "*.parquet", "[!.]*/[!.]*/[!.]*"
+    here = data_dir().iterdir() if data_dir().is_dir() else ()
+    own = [p.name for p in here if any(any(p.glob(layout)) for layout in layouts)]
     return sorted({*SPECS, *own})
 
 
 def data_dir() -> Path:
-    """`$REPRO_DATA`, where sets lie as parquet; an empty path that is no folder when it is not set."""
+    """`$REPRO_DATA`, where sets lie; an empty path that is no folder when it is not set."""
     return Path(os.environ.get("REPRO_DATA") or os.devnull).expanduser()
 
 
@@ -139,7 +142,7 @@ def splits_of(name: str) -> list[str]:
     if name in SPECS:
         return list(SPECS[name].splits)
     if name in list_sets():
-        return list(parquet.splits(data_dir() / name))
+        return list(parquet.splits(data_dir() / name) or folder.splits(data_dir() / name))
     raise UnknownName(f"data set '{name}': {nearest(name, list_sets())}")
 
 
@@ -180,9 +183,8 @@ class NotFound(DataError):
 
 def _load(name: str, split: str, size: int | None, fit: Fit) -> ImageSet:
     size, fit = _stored(name, size, fit)
-    folder = cache.folder_of(name, split, size, fit)
     try:
-        found = cache.read(name, split, folder)
+        found = cache.read(name, split, cache.folder_of(name, split, size, fit))
     except DataError as e:
         # The cache can be made again from its source; when the source is gone too, its own error says so.
         print(f"repro: {e}; making it again", file=sys.stderr)
@@ -191,13 +193,13 @@ def _load(name: str, split: str, size: int | None, fit: Fit) -> ImageSet:
 
 
 def _decode_into_cache(name: str, split: str, size: int | None, fit: Fit) -> ImageSet:
-    folder = cache.folder_of(name, split, size, fit)
     decoded = _decode(name, split, size, fit)
     images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
-    cache.write(folder, images, labels, decoded.classes, decoded.source, decoded.conversions)
-    found = cache.read(name, split, folder)
+    kept = cache.folder_of(name, split, size, fit)
+    cache.write(kept, images, labels, decoded.classes, decoded.source, decoded.conversions, decoded.skipped)
+    found = cache.read(name, split, kept)
     if found is None:
-        raise DataError(f"{folder}: vanished while it was being prepared; run the command again")
+        raise DataError(f"{kept}: vanished while it was being prepared; run the command again")
     return found
 
 
@@ -211,7 +213,8 @@ def _decode(name: str, split: str, size: int | None, fit: Fit = "cut") -> "Decod
     if name in EMBEDDED:
         return Decoded(*EMBEDDED[name](split, size), SPECS[name].classes, "embedded", {})
     if (data_dir() / name).is_dir():
-        return from_parquet(name, split, size, fit)
+        own = parquet.splits(data_dir() / name)
+        return (from_folder if not own and folder.splits(data_dir() / name) else from_parquet)(name, split, size, fit)
     return _download(name, split, size, fit)
 
 
@@ -224,6 +227,7 @@ class Decoded:
     classes: tuple[str, ...]
     source: str
     conversions: dict[str, int]
+    skipped: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Of the contents, whatever their order: see `cache.content_digest`."""
@@ -232,23 +236,52 @@ class Decoded:
 
 def from_parquet(name: str, split: str, size: int | None, fit: Fit = "cut") -> Decoded:
     """Decode one split from `$REPRO_DATA/NAME/`; raises DataError naming file, row and fault."""
-    folder = data_dir() / name
-    files = parquet.splits(folder).get(split)
+    place = data_dir() / name
+    files = parquet.splits(place).get(split)
     if not files:
-        raise NotFound(f"{folder}: no files of split '{split}'\n{_three_ways(name)}")
+        raise NotFound(f"{place}: no files of split '{split}'\n{_three_ways(name)}")
     rows = parquet.Rows(files)
     classes = rows.classes or ()
-    if spec := SPECS.get(name):
-        if classes != spec.classes:
-            raise DataError(f"{folder}: classes {classes} are not those of {name}, {spec.classes}")
-        if len(rows.labels) != spec.splits[split]:
-            raise DataError(
-                f"{folder}: {len(rows.labels):,} pictures in {split}, expected {spec.splits[split]:,}; copy it again"
-            )
-    channels = spec.channels if spec else 3
-    what = f"decoding {name} {split}"
-    images, conversions = decode_all(rows.images, Target(channels, size, fit), what, rows.place)
+    _require_published(name, split, classes, len(rows.labels))
+    what, target = f"decoding {name} {split}", Target(_channels(name), size, fit)
+    images, conversions = decode_all(rows.images, target, what, rows.place)
     return Decoded(images, np.array(rows.labels, np.int64), classes, "parquet", conversions)
+
+
+def from_folder(name: str, split: str, size: int | None, fit: Fit = "cut") -> Decoded:
+    """Decode one split from `$REPRO_DATA/NAME/SPLIT/CLASS/`, leaving out files that cannot be read and naming them.
+
+    Raises DataError for a class without pictures.
+    """
+    place = data_dir() / name
+    if split not in folder.splits(place):
+        raise NotFound(f"{place}: no folder '{split}' of class folders\n{_three_ways(name)}")
+    files = folder.Files(place, split)
+    what, target = f"decoding {name} {split}", Target(_channels(name), size, fit)
+    images, conversions = decode_all(files.images, target, what, files.place, files.faults)
+    files.require_each_class()
+    labels = np.array([label for i, label in enumerate(files.labels) if i not in files.faults], np.int64)
+    _require_published(name, split, files.classes, len(labels))
+    skipped = tuple(files.faults[i] for i in sorted(files.faults))
+    if skipped:
+        print(f"repro: {name} {split}: {len(skipped)} files skipped, the first {skipped[0]}", file=sys.stderr)
+    return Decoded(images, labels, files.classes, "folder", conversions, skipped)
+
+
+def _channels(name: str) -> int:
+    return SPECS[name].channels if name in SPECS else 3
+
+
+def _require_published(name: str, split: str, classes: tuple[str, ...], count: int) -> None:
+    """Raise DataError when what lies under a known name has other classes, or another number of pictures."""
+    if (spec := SPECS.get(name)) is None:
+        return
+    if classes != spec.classes:
+        raise DataError(f"{data_dir() / name}: classes {classes} are not those of {name}, {spec.classes}")
+    if count != spec.splits[split]:
+        raise DataError(
+            f"{data_dir() / name}: {count:,} pictures in {split}, expected {spec.splits[split]:,}; copy it again"
+        )
 
 
 def _download(name: str, split: str, size: int | None, fit: Fit) -> Decoded:
@@ -271,7 +304,8 @@ def _three_ways(name: str) -> str:
     return (
         "There are three ways to get it:\n"
         f"  1. copy a prepared cache folder to {cache.cache_dir() / name} (or point REPRO_CACHE at one);\n"
-        f"  2. set REPRO_DATA to a folder that holds {name}/SPLIT-00000-of-00001.parquet (Hugging Face layout);\n"
+        f"  2. set REPRO_DATA to a folder that holds {name}/SPLIT-00000-of-00001.parquet (Hugging Face layout)\n"
+        f"     or {name}/SPLIT/CLASS/*.jpg;\n"
         f"  3. run `repro data prepare {name}` once with a network connection."
     )
 

@@ -317,3 +317,16 @@ def test_another_format_is_made_anew_in_silence(data: Path, cache: Path, capfd) 
     assert len(load("pets")) == 12
     assert json.loads(path.read_text())["format"] == module.FORMAT
     assert capfd.readouterr().err == ""
+
+
+def test_caches_of_before_stay_valid(data: Path, cache: Path) -> None:
+    """Catches a field that came later and makes every set be decoded again, or its absence taken for damage."""
+    own_set(data)
+    load("pets")
+    path = cache / "pets" / "train-native" / "meta.json"
+    meta = json.loads(path.read_text())
+    del meta["sha256"], meta["skipped"]
+    old = json.dumps(meta | {"sha256": hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()})
+    path.write_text(old)
+    assert load("pets").skipped == ()
+    assert path.read_text() == old

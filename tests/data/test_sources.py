@@ -189,3 +189,24 @@ def test_known_classes_are_torchvisions() -> None:
 
     assert list(FASHION_CLASSES) == datasets.FashionMNIST.classes
     assert [c.split(" - ")[0] for c in datasets.MNIST.classes] == list(SPECS["mnist"].classes)
+
+
+def test_fits_are_kept_apart(data: Path, cache: Path) -> None:
+    """Catches a squashed set that answers for a cut one, a cut one whose folder was renamed (old caches would be made
+    again), and a fit that means nothing but is decoded twice.
+    """
+    wide = [Image.new("RGB", (40, 20), (i, 0, 0)) for i in range(3)]
+    for image in wide:
+        image.paste((0, 255, 0), (10, 0, 30, 20))
+    write_parquet(data / "pets" / TRAIN, [encode(i) for i in wide], [0, 1, 2])
+    cut, squashed = load("pets", size=8), load("pets", size=8, fit="squash")
+    assert (cut.images[..., 1] > 200).all()
+    assert (squashed.images[:, :, 0, 1] < 40).all()
+    assert load("pets", size=8).digest == cut.digest
+    assert prepare("pets", "train", size=8, fit="squash").digest == squashed.digest
+    load("pets", fit="squash")
+    load("digits", "test", size=16, fit="squash")
+    found = sorted(p.relative_to(cache).as_posix() for p in cache.glob("*/*"))
+    assert found == ["digits/test-16", "pets/train-8", "pets/train-8-squash", "pets/train-native"]
+    with pytest.raises(UnknownName, match="fit 'squeeze': known: cut, squash"):
+        load("pets", size=8, fit="squeeze")  # type: ignore[arg-type]
