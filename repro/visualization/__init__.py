@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repro.visualization import figures
-    from repro.visualization.explorer import Explorer, convolution_explorer
+    from repro.visualization.explorer import Explorer, augmentation_explorer, convolution_explorer
 
-__all__ = ["Explorer", "convolution_explorer", "figures"]
+__all__ = ["Explorer", "augmentation_explorer", "convolution_explorer", "figures"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,17 +2,26 @@
 
 An explorer is an ES module in anywidget's form (`export default { render({ model, el }) }`), the modules it
 imports, and a style sheet, all beside this file. `Explorer._repr_html_` puts them and the starting values
-into one piece of HTML that asks nothing of a kernel or of the network. Chapter 1: `convolution_explorer`.
+into one piece of HTML that asks nothing of a kernel or of the network. Chapter 1: `convolution_explorer`; chapter 7:
+`augmentation_explorer`.
 """
 
+import base64
 import html
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import TYPE_CHECKING
 
-from repro.errors import UnknownName, nearest
+from repro.errors import DataError, UnknownName, nearest
+
+if TYPE_CHECKING:
+    from repro.data.color import ColorPCA
+    from repro.data.images import ImageSet
+
+MOST_BYTES = 100_000  # of pixels in one page; as text they are a third longer
 
 # name -> (start, smallest, largest). The largest grid, 12 + 2 * 3 pixels, still fits the width of a phone.
 CONVOLUTION_CONTROLS: Mapping[str, tuple[int, int, int]] = {
@@ -88,3 +97,35 @@ def convolution_explorer(**initial: int) -> Explorer:
         values[name] = value
     limits = {name: (smallest, largest) for name, (_, smallest, largest) in CONVOLUTION_CONTROLS.items()}
     return Explorer("convolution_explorer", {**values, "limits": limits}, imports=("convolution_arithmetic",))
+
+
+def augmentation_explorer(pictures: "ImageSet", crop: int, pca: "ColorPCA", sigma: float = 0.1) -> Explorer:
+    """Crop, reflection and colour noise of a few pictures, set by hand or drawn as in training.
+
+    `pictures` are square and in colour, and all of them go into the page, byte by byte; `crop` is the side of the
+    window, `sigma` the deviation of the α that "Draw anew" draws and a third of the range of their sliders. Raises
+    DataError for other pictures, for a window larger than they are, and for more than a page should carry.
+    """
+    import torch
+
+    from repro.data.views import ten_views
+
+    n, height, width, channels = pictures.images.shape
+    if height != width or channels != 3 or not 1 <= n * height * width * channels <= MOST_BYTES:
+        found = f"{n} pictures of {height}×{width}×{channels}"
+        raise DataError(f"augmentation explorer: square RGB pictures of {MOST_BYTES:,} bytes at most, found {found}")
+    # What one α of 1 adds to (R, G, B), in units of 0…255, under either reading of the paper's λ.
+    one_each = torch.eye(3, dtype=torch.float64)
+    values = {
+        "side": height,
+        "crop": crop,
+        "sigma": sigma,
+        "views": ten_views(height, width, crop, crop),
+        "root": (255 * pca.shifts(one_each, "code")).tolist(),
+        "printed": (255 * pca.shifts(one_each, "paper")).tolist(),
+        "pictures": [
+            {"name": pictures.classes[label], "pixels": base64.b64encode(image.numpy(force=True).tobytes()).decode()}
+            for image, label in zip(pictures.images, pictures.labels.tolist(), strict=True)
+        ],
+    }
+    return Explorer("augmentation_explorer", values)
