@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import alexnet_step, augmentation, lenet_epoch, preparing, readme
+from benchmarks import alexnet_2012_step, alexnet_step, augmentation, lenet_epoch, lrn, preparing, readme
 from benchmarks.harness import ROUNDS, Comparison, progress, table
 from repro import records
 from repro.training.device import describe
@@ -22,6 +22,8 @@ SUBJECTS: dict[str, Callable[[int], list[Comparison]]] = {
     "augmentation": augmentation.compare,
     "lenet_epoch": lenet_epoch.compare,
     "alexnet_step": alexnet_step.compare,
+    "lrn": lrn.compare,
+    "alexnet_2012_step": alexnet_2012_step.compare,
     "preparing": preparing.compare,
 }
 
