@@ -23,9 +23,9 @@ from torch.autograd.function import once_differentiable
 Reach = tuple[int, int]
 """How many neighbours a window takes in before and after its own place."""
 
-# Numbers of a block for each thread of a CPU. Around five blocks are in use at once and should stay in the caches;
-# smaller ones cost more in calls than they save (measured with 2 threads, 1 MiB of second-level cache each).
-BLOCK = 2**18
+# Numbers of a block. Around five of them are in use at once and should stay in the caches; smaller ones cost more in
+# calls than they save. Measured with two threads, 1 MiB of second-level cache each and 32 MiB of third-level cache.
+BLOCK = 2**19
 
 
 @dataclass(frozen=True)
@@ -106,22 +106,30 @@ class _Blockwise(torch.autograd.Function):
 def _blocks(response: Response, tensors: Sequence[Tensor]) -> Iterator[tuple[Any, ...]]:
     """The same piece of each tensor, as (rows, axes…, inner), with the `_Block` that computes it; piece after piece.
 
-    A piece is made of whole rows, unless one row is more than a block. On a GPU one piece is all: calls are dear there.
+    A piece is made of whole rows, unless one row is more than a block. All have one shape, so that one memory serves
+    them: the last reaches back and computes a little again. On a GPU one piece is all: calls are dear there.
     """
     if tensors[0].numel() == 0:
         return
     views = [response.rows(t) for t in tensors]
     count, *axes, inner = views[0].shape
     size = math.prod(axes) * inner  # of a row
-    limit = BLOCK * torch.get_num_threads() if views[0].device.type == "cpu" else count * size
-    height, width = max(1, round(limit / size)), math.ceil(inner / math.ceil(size / limit))
-    works: dict[torch.Size, _Block] = {}
-    for some_rows in zip(*(v.split(height) for v in views), strict=True):
-        for parts in zip(*(v.split(width, dim=-1) for v in some_rows), strict=True):
-            shape = parts[0].shape
-            if shape not in works:
-                works[shape] = _Block(response, parts[0])
-            yield works[shape], *parts
+    limit = BLOCK if views[0].device.type == "cpu" else count * size
+    height, tops = _cut(count, max(1, round(limit / size)))
+    width, lefts = _cut(inner, math.ceil(inner / math.ceil(size / limit)))
+    work: _Block | None = None
+    for top in tops:
+        for left in lefts:
+            parts = [v.narrow(0, top, height).narrow(-1, left, width) for v in views]
+            work = work or _Block(response, parts[0])
+            yield work, *parts
+
+
+def _cut(length: int, most: int) -> tuple[int, list[int]]:
+    """Equal pieces, none longer than `most`, that cover a length and overlap as little as can be: size and starts."""
+    pieces = math.ceil(length / most)
+    size = math.ceil(length / pieces)
+    return size, [min(i * size, length - size) for i in range(pieces)]
 
 
 class _Block:
