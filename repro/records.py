@@ -172,8 +172,8 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), std, len(values), min(values), max(values))
 
 
-def judge(ours: Spread, published: float, rounding: float, samples: int) -> str:
-    """The verdict on a published error rate, given ours over several seeds.
+def judge(ours: Spread, published: float, rounding: float, samples: int | None) -> str:
+    """The verdict on a published error rate, given ours over several seeds; with `samples` None, on another quantity.
 
     `reproduced`: it lies in our 95 % t-interval widened by the binomial error of a test set of `samples` and by half
     a unit of the source's last digit. `close`: within the larger of three standard deviations and 0.5 points. Beating
@@ -184,15 +184,17 @@ def judge(ours: Spread, published: float, rounding: float, samples: int) -> str:
     from scipy.stats import t
 
     interval = t.ppf(0.975, ours.n - 1) * ours.std / math.sqrt(ours.n)
-    binomial = 1.96 * math.sqrt(published * (1 - published) / samples)
+    binomial = 1.96 * math.sqrt(published * (1 - published) / samples) if samples else 0.0
+    half_a_point = 0.005 if samples else 0.0
     distance = abs(ours.mean - published)
     if distance <= math.hypot(interval, binomial) + rounding:
         verdict = "reproduced"
-    elif distance <= max(3 * ours.std, 0.005):
+    elif distance <= max(3 * ours.std, half_a_point):
         verdict = "close"
     else:
         verdict = "not reproduced"
-    return f"{verdict}, better than published" if published - ours.mean > 3 * ours.std else verdict
+    better = samples is not None and published - ours.mean > 3 * ours.std
+    return f"{verdict}, better than published" if better else verdict
 
 
 def environment() -> dict[str, str]:

@@ -259,3 +259,16 @@ def test_outside_a_checkout_there_is_no_commit(checkout: Path, tmp_path: Path, m
     assert git_state(inner) == {"commit": None, "dirty": None}
     monkeypatch.setenv("PATH", str(inner))  # no git at all
     assert git_state(checkout) == {"commit": None, "dirty": None}
+
+
+def test_a_quantity_that_is_no_error_rate_is_judged_by_its_interval_alone() -> None:
+    """Catches a binomial error or half a point of an error rate applied to a ratio, and a large ratio called better.
+
+    By hand: 5.0, 6.0 and 7.0 have mean 6 and deviation 1, so half the 95 % interval is 4.303 · 1 / √3 = 2.484.
+    """
+    runs = records.spread([5.0, 6.0, 7.0])
+    assert records.judge(runs, 8.98, rounding=0.5, samples=None) == "reproduced"
+    assert records.judge(runs, 8.99, rounding=0.5, samples=None) == "close"
+    assert records.judge(runs, 9.01, rounding=0.5, samples=None) == "not reproduced"
+    assert records.judge(records.spread([6.0, 6.0]), 6.004, rounding=0.001, samples=None) == "not reproduced"
+    assert records.judge(records.spread([6.1]), 6.0, rounding=0.5, samples=None) == "single run"
