@@ -1,9 +1,9 @@
 """Explorers: interactive pictures that live in the built page and in Jupyter alike.
 
 An explorer is an ES module in anywidget's form (`export default { render({ model, el }) }`), the modules it
-imports, and a style sheet, all beside this file. `Explorer._repr_html_` puts them and the starting values
-into one piece of HTML that asks nothing of a kernel or of the network. Chapter 1: `convolution_explorer`; chapter 7:
-`augmentation_explorer`.
+imports, and a style sheet on top of `explorer.css`, all beside this file. `Explorer._repr_html_` puts them and the
+starting values into one piece of HTML that asks nothing of a kernel or of the network. Chapter 1:
+`convolution_explorer`; chapter 7: `augmentation_explorer`.
 """
 
 import base64
@@ -63,7 +63,7 @@ class Explorer:
         return _HOST.format(
             name=self.name,
             values=html.escape(json.dumps(self.values, sort_keys=True)),
-            style=_text(f"{self.name}.css"),
+            style=_text("explorer.css") + _text(f"{self.name}.css"),
             module="".join(_inlined(f"{module}.js") for module in (*self.imports, self.name)),
         )
 

@@ -14,6 +14,7 @@ from book._tools.notebooks import ROOT
 
 WIDE = {"width": 1400, "height": 900}
 PHONE = {"width": 390, "height": 844}
+PAPER_AND_INK = {"light": "background: white; color: black", "dark": "background: #121212; color: white"}
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +80,20 @@ def page(browser: Browser) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def open_html(page: Callable[..., Page], tmp_path: Path) -> Callable[..., Page]:
+    """A factory: opens a page that holds nothing but `body`. Options are those of the fixture `page`."""
+
+    def open_page(body: str, theme: str = "light", **options: bool) -> Page:
+        path = tmp_path / "page.html"
+        head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>Explorer</title>"
+        path.write_text(
+            f"<!doctype html><html lang=en data-theme={theme}><head>{head}</head>"
+            f"<body style='{PAPER_AND_INK[theme]}'><main>{body}</main></body></html>",
+            encoding="utf-8",
+        )
+        return page(path, **options)
+
+    return open_page

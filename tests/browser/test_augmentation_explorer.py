@@ -16,7 +16,6 @@ from repro.data.color import ColorPCA
 from repro.visualization import augmentation_explorer
 
 SIDE, CROP = 16, 12
-PAPER_AND_INK = {"light": "background: white; color: black", "dark": "background: #121212; color: white"}
 NOTHING = {"picture": 0, "scale": "root", "top": 2, "left": 2, "mirrored": False, "alphas": [0.0, 0.0, 0.0]}
 SETTINGS = [
     NOTHING,
@@ -37,26 +36,15 @@ def pca(shapes):
 
 
 @pytest.fixture
-def open_html(page, tmp_path, shapes, pca):
-    """A factory: opens a page that holds nothing but one explorer. Options are those of the fixture `page`."""
-
-    def open_page(theme: str = "light", **options):
-        path = tmp_path / "page.html"
-        head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>Explorer</title>"
-        body = augmentation_explorer(shapes, CROP, pca)._repr_html_()
-        path.write_text(
-            f"<!doctype html><html lang=en data-theme={theme}><head>{head}</head>"
-            f"<body style='{PAPER_AND_INK[theme]}'><main><h1>Explorer</h1>{body}</main></body></html>",
-            encoding="utf-8",
-        )
-        return page(path, **options)
-
-    return open_page
+def open_explorer(open_html, shapes, pca):
+    """A factory: opens a page with the explorer; options as of `open_html`."""
+    body = f"<h1>Explorer</h1>{augmentation_explorer(shapes, CROP, pca)._repr_html_()}"
+    return lambda **options: open_html(body, **options)
 
 
 @pytest.fixture
-def shown(open_html):
-    return open_html().locator("[data-explorer]")
+def shown(open_explorer):
+    return open_explorer().locator("[data-explorer]")
 
 
 def put(explorer, setting) -> None:
@@ -146,15 +134,15 @@ def test_keyboard_and_pointer_move_the_window(shown):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_themes_are_readable(open_html, theme):
+def test_themes_are_readable(open_explorer, theme):
     """Catches too little contrast in either theme, and controls without a name."""
-    violations = Axe().run(open_html(theme=theme, dark=theme == "light")).response["violations"]
+    violations = Axe().run(open_explorer(theme=theme, dark=theme == "light")).response["violations"]
     assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
 
 
-def test_fits_a_phone(open_html):
+def test_fits_a_phone(open_explorer):
     """Catches canvases wider than the screen, and buttons too small for a finger."""
-    opened = open_html(phone=True)
+    opened = open_explorer(phone=True)
     assert opened.evaluate("document.documentElement.scrollWidth") == opened.viewport_size["width"]
     for button in opened.locator("[data-explorer] button").all():
         assert min(button.bounding_box()["width"], button.bounding_box()["height"]) >= 44

@@ -18,7 +18,6 @@ from repro.receptive_field import output_size
 from repro.visualization import convolution_explorer
 from repro.visualization.explorer import CONVOLUTION_CONTROLS, _inlined
 
-PAPER_AND_INK = {"light": "background: white; color: black", "dark": "background: #121212; color: white"}
 NAMES = tuple(CONVOLUTION_CONTROLS)
 EVERY_SETTING = [
     dict(zip(NAMES, values, strict=True))
@@ -59,23 +58,6 @@ def positions_read(setting, unit: int) -> list[int]:
 
 def square(positions) -> set[tuple[int, int]]:
     return set(itertools.product(positions, positions))
-
-
-@pytest.fixture
-def open_html(page, tmp_path):
-    """A factory: opens a page that holds nothing but `body`. Options are those of the fixture `page`."""
-
-    def open_page(body: str, theme: str = "light", **options):
-        path = tmp_path / "page.html"
-        head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>Explorer</title>"
-        path.write_text(
-            f"<!doctype html><html lang=en data-theme={theme}><head>{head}</head>"
-            f"<body style='{PAPER_AND_INK[theme]}'><main>{body}</main></body></html>",
-            encoding="utf-8",
-        )
-        return page(path, **options)
-
-    return open_page
 
 
 @pytest.fixture
