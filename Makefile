@@ -37,7 +37,7 @@ check: $(STAMP)  ## everything that has to be green: lint, test, book, and the p
 
 lock: $(STAMP)  ## resolve the pins in requirements.txt anew (needs uv, which it installs)
 	@$(BIN)/python -m pip install --quiet uv
-	$(BIN)/python -m uv pip compile --quiet --upgrade pyproject.toml --extra book --extra test --universal \
+	$(BIN)/python -m uv pip compile --quiet --upgrade pyproject.toml --extra book --extra test --extra imagenet --universal \
 	  --python-version 3.11 --no-header --no-annotate --output-file requirements.txt
 
 $(BIN)/python:

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import alexnet_2012_step, alexnet_step, augmentation, lenet_epoch, lrn, preparing, readme
+from benchmarks import (
+    alexnet_2012_step,
+    alexnet_step,
+    augmentation,
+    imagenet_loader,
+    lenet_epoch,
+    lrn,
+    preparing,
+    readme,
+)
 from benchmarks.harness import ROUNDS, Comparison, progress, table
 from repro import records
 from repro.training.device import describe
@@ -25,6 +34,7 @@ SUBJECTS: dict[str, Callable[[int], list[Comparison]]] = {
     "lrn": lrn.compare,
     "alexnet_2012_step": alexnet_2012_step.compare,
     "preparing": preparing.compare,
+    "imagenet_loader": imagenet_loader.compare,
 }
 
 

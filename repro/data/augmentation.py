@@ -5,18 +5,21 @@ operations. Chapter 7 teaches what the operations are for; `torchvision.transfor
 reference they are tested against.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from repro.data import views
 from repro.data.affine import Affine, from_centre, sample, sampling_grid
 from repro.data.color import ColorPCA, Convention
 from repro.data.images import ImageSet
 from repro.data.random import derive_seed, integers, normal, uniform
+from repro.data.shards import ShardSet
+from repro.data.stream import Memory, Stream
+from repro.data.windows import Taken, crop_windows, cut_windows, mirror, pad_images
 from repro.errors import DataError
 
 # Which draw a random number is for: two draws for one picture must not be the same number.
@@ -74,52 +77,27 @@ class Draws:
 
     def part(self, which: slice) -> "Draws":
         """Those of some of the pictures."""
-        affine = self.affine and Affine(*(getattr(self.affine, f.name)[which] for f in fields(Affine)))
-        top, left, mirrored, color = (x if x is None else x[which] for x in self._tensors())
+        return self._each(lambda x: x[which])
+
+    def to(self, device: torch.device) -> "Draws":
+        """The same on a device."""
+        if device.type == "cpu":  # where they are already: nothing is worth asking each of them
+            return self
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def _each(self, of: Callable[[Tensor], Tensor]) -> "Draws":
+        affine = self.affine and Affine(*(of(getattr(self.affine, f.name)) for f in fields(Affine)))
+        tensors = self.top, self.left, self.mirrored, self.color
+        top, left, mirrored, color = (x if x is None else of(x) for x in tensors)
         return Draws(top, left, mirrored, affine, color)
-
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        return self.top, self.left, self.mirrored, self.color
-
-
-def pad_images(images: Tensor, border: int) -> Tensor:
-    """(N, H, W, C) with `border` rows and columns of zeros on every side."""
-    return F.pad(images, (0, 0, border, border, border, border)) if border else images
-
-
-def crop_windows(images: Tensor, height: int, width: int) -> Tensor:
-    """A view of every height×width window of contiguous (N, H, W, C): (N, H−height+1, W−width+1, height, width·C).
-
-    Nothing is copied; indexing it with (picture, top, left) cuts one window for each picture.
-    """
-    n, h, w, c = images.shape
-    if height > h or width > w:
-        raise DataError(f"crop of {height}×{width} is larger than the picture of {h}×{w}")
-    shape = (n, h - height + 1, w - width + 1, height, width * c)
-    return images.as_strided(shape, (h * w * c, w * c, c, w * c, 1))
-
-
-def cut_windows(windows: Tensor, indices: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """One window of `crop_windows` for each picture: (B, height, width·C)."""
-    if len(indices) == 1 and windows.device.type == "cpu":
-        # A view: gathering its bytes would take half of all the time.
-        return windows[int(indices), int(top), int(left)][None]
-    return windows[indices, top, left]
-
-
-def mirror(images: Tensor, chosen: Tensor) -> Tensor:
-    """(N, H, W, C) with left and right exchanged in the pictures where `chosen` (int64, (N,)) is 1, not 0."""
-    n, h, w, c = images.shape
-    if n == 1 and images.device.type == "cpu":  # six times as fast as below, where no other picture has to be kept
-        return images.flip(2) if chosen.item() else images
-    columns = torch.arange(w * c, device=images.device).view(w, c)
-    # One gather of bytes from each row: half the time of flipping every picture and choosing, and no wait on a GPU.
-    order = torch.stack([columns, columns.flip(0)]).view(2, 1, w * c)[chosen]  # (N, 1, W·C)
-    return images.reshape(n, h, w * c).gather(2, order.expand(n, h, w * c)).view(n, h, w, c)
 
 
 class Batches:
-    """A set of pictures on a device, ready to be cut into standardised batches.
+    """A set of pictures, ready to be cut into standardised batches on a device.
+
+    An `ImageSet` rests on the device; the pictures of a `ShardSet` are decoded by `workers` threads (None: one for each
+    processor) and the windows cut on the device, or where sizes differ (`fit="shorter"`) before they go there: from the
+    same pixels come the same bits.
 
     `border` adds zeros around every picture for good (LeNet-5 wants MNIST's 28×28 in 32×32). `mean` and `std` are in
     units of 0…1 per channel: pass those of the training split, for every split. `mean_image`, float (H, W, C) as
@@ -130,7 +108,7 @@ class Batches:
 
     def __init__(
         self,
-        images: ImageSet,
+        images: ImageSet | ShardSet,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device | str = "cpu",
@@ -139,65 +117,112 @@ class Batches:
         mean_image: Tensor | None = None,
         mean_image_cut: Literal["centre", "crop"] = "centre",
         pca: ColorPCA | None = None,
+        workers: int | None = None,
     ) -> None:
         self.augmentation = a = augmentation or Augmentation()
-        self.labels = images.labels.to(device)
-        pixels = pad_images(images.images.to(device), border)
-        own_height, own_width, channels = pixels.shape[1:]
+        self.device = torch.device(device)
+        self.labels = images.labels.to(self.device)
+        channels, own_height, own_width = images.input_size
         if not len(mean) == len(std) == channels:
             raise DataError(f"{images.name}: {channels} channels, but {len(mean)} means and {len(std)} deviations")
         if a.color_noise and pca is None:
             raise DataError(f"{images.name}: colour noise needs `pca`, the ColorPCA of the training split")
         if a.is_affine and mean_image is not None and mean_image_cut == "crop":
             raise DataError(f"{images.name}: a mean image cut along with the picture cannot be rotated with it")
-        self.height, self.width = (a.crop, a.crop) if a.crop else (own_height, own_width)
-        self.pixels = pad_images(pixels, a.crop_padding).contiguous()
-        self.windows = crop_windows(self.pixels, self.height, self.width)
-        self.pca, self.std = pca, torch.tensor(std, device=device)
+        self.padding = border + a.crop_padding
+        self.height, self.width = (a.crop,) * 2 if a.crop else (own_height + 2 * border, own_width + 2 * border)
+        frame = own_height + 2 * self.padding, own_width + 2 * self.padding
+        if a.crop and a.crop > min(frame):
+            raise DataError(
+                f"{images.name}: crop of {a.crop}×{a.crop} is larger than the picture of {frame[0]}×{frame[1]}"
+            )
+        self.frame: tuple[int, int] | Tensor = frame
+        """Height and width of every picture as the crop finds it, or (N, 2) where they differ."""
+        where = self.device, self.padding, self.height, self.width
+        if isinstance(images, ShardSet):
+            if images.sizes is not None:
+                self._require_windows_alone(images.name, mean_image)
+                self.frame = images.sizes
+            self.source: Memory | Stream = Stream(images, *where, workers)
+        else:
+            self.source = Memory(images, *where)
+        self.channels, self.pca, self.std = channels, pca, torch.tensor(std, device=self.device)
         # Over whole rows: with the few channels as its inner loop a sum takes six times as long.
         self.scale = (1 / (255 * self.std)).repeat(self.width)
-        self.offset = (-torch.tensor(mean, device=device) / self.std).repeat(self.width)
+        self.offset = (-torch.tensor(mean, device=self.device) / self.std).repeat(self.width)
         self.mean_image_cut = mean_image_cut
-        self.offset_windows = None if mean_image is None else self._offset_windows(images, mean_image, border)
+        own = own_height, own_width, channels
+        self.offset_windows = None if mean_image is None else self._offset_windows(images.name, own, mean_image)
 
-    def _offset_windows(self, images: ImageSet, mean_image: Tensor, border: int) -> Tensor:
-        if mean_image.shape != images.images.shape[1:]:
-            found, wanted = tuple(mean_image.shape), tuple(images.images.shape[1:])
-            raise DataError(f"{images.name}: a mean image of {found} for pictures of {wanted}")
-        offset = pad_images(-mean_image[None].to(self.std) / self.std, border + self.augmentation.crop_padding)
+    def _require_windows_alone(self, name: str, mean_image: Tensor | None) -> None:
+        if self.augmentation.crop is None or self.padding or self.augmentation.is_affine or mean_image is not None:
+            raise DataError(
+                f"{name}: its pictures differ in size, so they need a crop, and can have no border, padding, affine "
+                'transformation or mean image; fit="cut" gives them one size'
+            )
+
+    def _offset_windows(self, name: str, wanted: tuple[int, ...], mean_image: Tensor) -> Tensor:
+        if mean_image.shape != wanted:
+            raise DataError(f"{name}: a mean image of {tuple(mean_image.shape)} for pictures of {wanted}")
+        offset = pad_images(-mean_image[None].to(self.std) / self.std, self.padding)
         return crop_windows(offset.contiguous(), self.height, self.width)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent waiting for pictures to be decoded, so far."""
+        return self.source.waited_s
+
+    def expect(self, batches: Iterable[Tensor]) -> None:
+        """Say which pictures will be asked for next and in which order, one index tensor (B,) for each call to come.
+
+        Those of a `ShardSet` are then decoded ahead, some batches at a time. It replaces what was expected before.
+        Other batches may be asked for in between: they come out right, but are waited for.
+        """
+        self.source.expect(batches)
+
+    def close(self) -> None:
+        """End the threads that decode; a later batch starts new ones."""
+        self.source.close()
+
     def plain(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Pictures start…stop−1 in their own order, centre crop, no augmentation: (B, C, H, W) float32, labels (B,)."""
-        indices = torch.arange(len(self), device=self.labels.device)[start:stop]
-        return self.apply(indices, Draws()), self.labels[start:stop]
+        return self.apply(self._range(start, stop), Draws()), self.labels[start:stop]
 
     def ten_views(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """The ten test views of pictures start…stop−1, in the order of `repro.data.views.ten_views`, and their labels.
 
         (B, 10, C, H, W) float32; without a crop smaller than the picture the first five are the same.
         """
-        indices = torch.arange(len(self), device=self.labels.device)[start:stop]
-        height, width = self.pixels.shape[1:3]
-        places = views.ten_views(height, width, self.height, self.width)
-        seen, each = self._room(len(indices), len(places)), torch.ones_like(indices)
+        indices = self._range(start, stop)
+        frames = [self.frame] * len(indices) if isinstance(self.frame, tuple) else self.frame[indices].tolist()
+        places = torch.tensor([views.ten_views(h, w, self.height, self.width) for h, w in frames], dtype=torch.int64)
+        places = places.view(len(indices), 10, 3).permute(1, 2, 0)  # (10, 3, B)
+        seen, taken = self._room(len(indices), len(places)), self.source.take(indices)
         for i, (top, left, mirrored) in enumerate(places):
-            self._fill(seen[:, i], indices, Draws(top * each, left * each, each if mirrored else None))
+            self._fill(seen[:, i], taken, Draws(top, left, mirrored if mirrored.any() else None))
         return seen.unflatten(3, (self.width, -1)).permute(0, 1, 4, 2, 3), self.labels[start:stop]
 
-    def augmented(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """The pictures at `indices` (B,), augmented for this epoch: (B, C, H, W) float32 and labels (B,)."""
-        return self.apply(indices, self.draw(indices, seed, epoch)), self.labels[indices]
+    def augmented(self, indices: Tensor, seed: int, epoch: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """The pictures at `indices` (B,), augmented for this epoch: (B, C, H, W) float32 and labels (B,).
+
+        With `part`, only those of the batch, which are the same as if all had been asked for: the share of one of
+        several processes. Indices may rest on the CPU, and should for a `ShardSet`: bringing them there from a GPU
+        waits for it.
+        """
+        draws = self.draw(indices, seed, epoch).part(part)
+        mine = indices[part]
+        return self.apply(mine, draws), self.labels[mine.to(self.device)]
 
     def draw(self, indices: Tensor, seed: int, epoch: int) -> Draws:
         """What happens to the pictures at `indices` (B,) in this epoch."""
-        a, (rows, columns) = self.augmentation, self.windows.shape[1:3]
+        a, (height, width) = self.augmentation, self._frames(indices)
+        rows, columns = height - self.height + 1, width - self.width + 1
         chunks = torch.arange(len(indices), device=indices.device) // a.crop_chunk * a.crop_chunk
         shared = indices[chunks]  # a chunk's draws are those of its first picture
-        moved = rows * columns > 1
+        moved = isinstance(rows, Tensor) or isinstance(columns, Tensor) or rows * columns > 1
         return Draws(
             integers(rows, derive_seed(seed, epoch, _TOP), shared) if moved else None,
             integers(columns, derive_seed(seed, epoch, _LEFT), shared) if moved else None,
@@ -205,6 +230,13 @@ class Batches:
             self._draw_affine(indices, seed, epoch) if a.is_affine else None,
             self._draw_color(indices, seed, epoch, self.pca) if a.color_noise and self.pca else None,
         )
+
+    def _frames(self, indices: Tensor) -> tuple[int, int] | tuple[Tensor, Tensor]:
+        """Height and width of the pictures as the crop finds them: one of each, or (B,) where they differ."""
+        if isinstance(self.frame, tuple):
+            return self.frame
+        height, width = self.frame[indices.cpu()].to(indices.device).unbind(1)
+        return height, width
 
     def _draw_affine(self, indices: Tensor, seed: int, epoch: int) -> Affine:
         def to_either_side(limit: float, purpose: int) -> Tensor:
@@ -225,28 +257,27 @@ class Batches:
         alphas = torch.stack([normal(s, indices) for s in seeds], 1) * self.augmentation.color_noise
         return pca.shifts(alphas, self.augmentation.color_noise_convention)
 
-    def _centre(self) -> tuple[int, int]:
-        height, width = self.pixels.shape[1:3]
-        return views.centre(height, width, self.height, self.width)
-
     def apply(self, indices: Tensor, draws: Draws) -> Tensor:
         """The pictures at `indices` (B,) as the net sees them with these draws: (B, C, H, W) float32, channels-last."""
         result = self._room(len(indices))
-        self._fill(result, indices, draws)
+        self._fill(result, self.source.take(indices), draws)
         return result.unflatten(2, (self.width, -1)).permute(0, 3, 1, 2)
 
-    def _room(self, *shape: int) -> Tensor:
-        width = self.width * self.pixels.shape[3]
-        return torch.empty(*shape, self.height, width, device=self.pixels.device)
+    def _range(self, start: int, stop: int) -> Tensor:
+        return torch.arange(*slice(start, stop).indices(len(self)))
 
-    def _fill(self, result: Tensor, indices: Tensor, draws: Draws) -> None:
+    def _room(self, *shape: int) -> Tensor:
+        return torch.empty(*shape, self.height, self.width * self.channels, device=self.device)
+
+    def _fill(self, result: Tensor, taken: Taken, draws: Draws) -> None:
         """Write the pictures into `result`, (B, H, W·C) float32."""
         whole = result.device.type != "cpu" or result.numel() <= _WHOLE
-        size = max(1, len(indices) if whole else _PART // result.shape[1:].numel())
-        for start in range(0, len(indices), size):
+        count = len(result)
+        size = max(1, count if whole else _PART // result.shape[1:].numel())
+        for start in range(0, count, size):
             part = slice(start, start + size)
             chosen = draws.part(part)
-            self._standardize(self._cut(indices[part], chosen), chosen, result[part])
+            self._standardize(self._cut(taken.part(part), chosen), chosen.to(self.device), result[part])
 
     def visible(self, batch: Tensor, draws: Draws) -> Tensor:
         """What `apply` gave for these draws as pictures to look at: uint8 (B, H, W, C), the mean added again."""
@@ -254,23 +285,23 @@ class Batches:
         shown = (rows - self._offset(draws)) / self.scale
         return shown.round().clamp(0, 255).to(torch.uint8).view(batch.permute(0, 2, 3, 1).shape)
 
-    def _cut(self, indices: Tensor, draws: Draws) -> Tensor:
+    def _cut(self, taken: Taken, draws: Draws) -> Tensor:
         """Windows (B, H, W, C): uint8, or float32 in 0…255 where they had to be interpolated."""
-        top, left = draws.top, draws.left
         if draws.affine is None:
-            if top is None or left is None:
-                rows = self.windows[:, *self._centre()].index_select(0, indices)
-            else:
-                rows = cut_windows(self.windows, indices, top, left)
-            cut = rows.unflatten(2, (self.width, -1))
-            return cut if draws.mirrored is None else mirror(cut, draws.mirrored)
-        height, width = self.pixels.shape[1:3]
+            cut = taken.cut(draws.top, draws.left)
+            return cut if draws.mirrored is None else mirror(cut, draws.mirrored.to(self.device))
+        draws = draws.to(self.device)
+        assert draws.affine is not None
+        pixels = taken.whole()
+        height, width = pixels.shape[1:3]
+        top, left = draws.top, draws.left
         if top is None or left is None:
-            top, left = (torch.full_like(indices, x) for x in self._centre())
+            places = views.centre(height, width, self.height, self.width)
+            top, left = (torch.full((len(pixels),), x, device=pixels.device) for x in places)
         xs = from_centre(left, self.width, width, draws.mirrored)
         ys = from_centre(top, self.height, height)
         grid = sampling_grid(draws.affine.matrices(height, width).float(), xs, ys, height, width)
-        return sample(self.pixels.index_select(0, indices), grid)
+        return sample(pixels, grid)
 
     def _standardize(self, pixels: Tensor, draws: Draws, result: Tensor) -> None:
         """(pixels/255 − mean + colour) / std into `result` (B, H, W·C); the code's noise then divides by 1 + σ."""
@@ -284,12 +315,13 @@ class Batches:
 
     def _offset(self, draws: Draws) -> Tensor:
         """−mean/std: (W·C,) for a mean per channel, (H, W·C) for an image's centre, (B, H, W·C) when it is cut."""
-        if self.offset_windows is None:
+        if self.offset_windows is None or not isinstance(self.frame, tuple):
             return self.offset
+        centre = views.centre(*self.frame, self.height, self.width)
         if self.mean_image_cut == "centre":
-            return self.offset_windows[0, *self._centre()]
+            return self.offset_windows[0, *centre]
         if draws.top is None or draws.left is None:
-            cut = self.offset_windows[:, *self._centre()]
+            cut = self.offset_windows[:, *centre]
         else:
             cut = cut_windows(self.offset_windows, torch.zeros_like(draws.top), draws.top, draws.left)
         if draws.mirrored is None:

@@ -46,7 +46,11 @@ class ColorPCA:
             values = chunk.reshape(-1, channels).double()  # whole numbers below 2⁵³ all along: the sums are exact
             total += values.sum(0)
             products += values.T @ values
-        count = pixels.numel() / channels
+        return cls.from_sums(total, products, pixels.numel() // channels)
+
+    @classmethod
+    def from_sums(cls, total: Tensor, products: Tensor, count: int) -> "ColorPCA":
+        """From sums over `count` pixels x in 0…255: Σ x, float64 (C,), and Σ x xᵀ, float64 (C, C)."""
         mean = total / count
         covariance = (products / count - torch.outer(mean, mean)) / 255**2
         eigenvalues, vectors = torch.linalg.eigh(covariance.cpu())

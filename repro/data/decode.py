@@ -38,12 +38,13 @@ class Target:
 
     With a size, `fit="cut"` resizes the shorter side to it (bicubic, antialiased) and cuts out the centre square, as
     the AlexNet paper does (section 2); `fit="squash"` resizes both sides to it whatever the picture's shape, as Keras
-    does. Without, pictures keep their own size and must agree.
+    does; `fit="shorter"` resizes the shorter side and cuts nothing, as the VGG paper does to cut at random in training.
+    Without, pictures keep their own size and must agree.
     """
 
     channels: int
     size: int | None = None
-    fit: Fit = "cut"
+    fit: Fit | Literal["shorter"] = "cut"
 
 
 def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
@@ -64,7 +65,7 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
             conversions.append(f"{image.mode} to {mode}")
             image = image.convert(mode)
         if target.size is not None and image.size != (target.size, target.size):
-            image = (squashed if target.fit == "squash" else centre_square)(image, target.size)
+            image = {"cut": centre_square, "squash": squashed, "shorter": shorter_side}[target.fit](image, target.size)
         pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], target.channels), conversions
 
@@ -84,12 +85,19 @@ def _stored_wide(image: Image.Image) -> bool:
     return any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
-def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size` (bicubic, antialiased) and cut the centre square."""
+def shorter_side(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to `size` (bicubic, antialiased), the other in proportion."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def centre_square(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to `size` (bicubic, antialiased) and cut the centre square."""
+    image = shorter_side(image, size)
+    width, height = image.size
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
 

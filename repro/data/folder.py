@@ -12,7 +12,7 @@ from repro.errors import DataError
 
 def splits(folder: Path) -> dict[str, list[str]]:
     """The splits under `folder` with their class folders; a folder without class folders that hold files is none."""
-    found = {split.name: [c.name for c in _folders(split) if _files(c)] for split in _folders(folder)}
+    found = {split.name: [c.name for c in _folders(split) if files(c)] for split in _folders(folder)}
     return {split: classes for split, classes in found.items() if classes}
 
 
@@ -32,10 +32,10 @@ class Files:
     def __post_init__(self) -> None:
         self.classes = tuple(sorted({c for classes in splits(self.folder).values() for c in classes}))
         for kind in _folders(self.folder / self.split):
-            files = _files(kind)
-            if not files:
+            found = files(kind)
+            if not found:
                 raise DataError(f"{kind}: no pictures of this class; put some there, or remove the folder")
-            for path in files:
+            for path in found:
                 self._read(path, self.classes.index(kind.name))
 
     def place(self, i: int) -> str:
@@ -64,6 +64,6 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
     """All that lies there, whatever it is called: what is no picture will be named as such."""
     return sorted(p for p in folder.iterdir() if not p.name.startswith("."))

@@ -64,7 +64,7 @@ class Rows:
             table = pq.read_table(path, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as e:
             raise DataError(f"{path}: not readable as parquet, cut short or damaged ({e}); copy it again") from e
-        self._check_columns(path, table.schema)
+        check_columns(path, table.schema)
         classes = class_names(path, table.schema)
         if self.classes not in (None, classes):
             raise DataError(f"{path}: its class names differ from those of {self._starts[0][1].name}")
@@ -76,24 +76,26 @@ class Rows:
         for i in range(start, len(self.labels)):
             self._check_row(i, len(classes))
 
-    def _check_columns(self, path: Path, schema: pa.Schema) -> None:
-        found = ", ".join(schema.names) or "none"
-        for column in ("image", "label"):
-            if schema.names.count(column) != 1:
-                raise DataError(f"{path}: expected one column '{column}' beside the other, found {found}")
-        image, label = schema.field("image").type, schema.field("label").type
-        has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
-        if not has_bytes or image.field("bytes").type not in (pa.binary(), pa.large_binary()):
-            raise DataError(f"{path}: column 'image' is {image}; expected struct<bytes: binary, path: string>")
-        if not pa.types.is_integer(label):
-            raise DataError(f"{path}: column 'label' is {label}; expected an integer type")
-
     def _check_row(self, i: int, num_classes: int) -> None:
         label = self.labels[i]
         if label is None or not 0 <= label < num_classes:
             raise DataError(f"{self.place(i)}: label {label} is out of range; expected 0…{num_classes - 1}")
         if not self.images[i]:
             raise DataError(f"{self.place(i)}: the image is empty; expected an encoded image file")
+
+
+def check_columns(path: Path, schema: pa.Schema) -> None:
+    """Raise DataError unless there are an `image` and a `label` of the types they should have."""
+    found = ", ".join(schema.names) or "none"
+    for column in ("image", "label"):
+        if schema.names.count(column) != 1:
+            raise DataError(f"{path}: expected one column '{column}' beside the other, found {found}")
+    image, label = schema.field("image").type, schema.field("label").type
+    has_bytes = pa.types.is_struct(image) and image.get_field_index("bytes") >= 0
+    if not has_bytes or image.field("bytes").type not in (pa.binary(), pa.large_binary()):
+        raise DataError(f"{path}: column 'image' is {image}; expected struct<bytes: binary, path: string>")
+    if not pa.types.is_integer(label):
+        raise DataError(f"{path}: column 'label' is {label}; expected an integer type")
 
 
 def class_names(path: Path, schema: pa.Schema) -> tuple[str, ...]:

@@ -24,10 +24,10 @@ def derive_seed(*parts: int) -> int:
     return state >> 1
 
 
-def integers(high: int, seed: int, counters: Tensor) -> Tensor:
+def integers(high: int | Tensor, seed: int, counters: Tensor) -> Tensor:
     """For each counter (int64, any shape) an int64 in 0…high−1, decided by `seed` and the counter alone.
 
-    The remainder of 63 bits: the bias is below high/2⁶³.
+    `high` may be a tensor with one limit for each counter. The remainder of 63 bits: the bias is below high/2⁶³.
     """
     return _shift(_mix(counters * _signed(_GAMMA) + _signed(seed)), 1) % high
 

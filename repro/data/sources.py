@@ -38,6 +38,7 @@ class Spec:
     channels: int
     size: int | None = None  # the side everything is brought to when `load` is given none
     digests: dict[str, str] = field(default_factory=dict)  # of the published set, as `cache.content_digest` computes it
+    sharded: bool = False  # too large for memory: `repro.data.imagenet` prepares it, `repro.data.shards` opens it
 
 
 SPECS = {
@@ -87,6 +88,14 @@ SPECS = {
         embedded.SHAPE_CLASSES,
         3,
         size=embedded.SHAPE_SIZE,
+    ),
+    "imagenet": Spec(
+        "ILSVRC-2012, photographs of 1,000 classes (Russakovsky et al. 2015)",
+        {"train": 1_281_167, "val": 50_000},
+        (),  # a thousand, named in the source
+        3,
+        size=256,
+        sharded=True,
     ),
 }
 EMBEDDED: dict[str, Callable[[str, int | None], tuple[NDArray[np.uint8], NDArray[np.int64]]]] = {
@@ -148,8 +157,11 @@ def splits_of(name: str) -> list[str]:
 
 def where(name: str) -> str:
     """Where `load` would find a set at its usual size now."""
-    if all((cache.folder_of(name, s, _usual_size(name)) / "meta.json").exists() for s in splits_of(name)):
+    kept = "manifest.json" if name in SPECS and SPECS[name].sharded else "meta.json"
+    if all((cache.folder_of(name, s, _usual_size(name)) / kept).exists() for s in splits_of(name)):
         return "cache"
+    if kept == "manifest.json":
+        return "not here; prepare it from your copy"
     if name in EMBEDDED:
         return "embedded"
     return "REPRO_DATA" if (data_dir() / name).is_dir() else "not here; would be downloaded"
@@ -210,6 +222,11 @@ def _stored(name: str, size: int | None, fit: Fit) -> tuple[int | None, Fit]:
 
 
 def _decode(name: str, split: str, size: int | None, fit: Fit = "cut") -> "Decoded":
+    if name in SPECS and SPECS[name].sharded:
+        raise NotFound(
+            f"{name} {split}: no shards of size {size} here, and too large to be decoded into memory; run `repro data "
+            f"prepare {name} --source DIR` once, DIR being your copy of it, and open it with `repro.data.open_set`"
+        )
     if name in EMBEDDED:
         return Decoded(*EMBEDDED[name](split, size), SPECS[name].classes, "embedded", {})
     if (data_dir() / name).is_dir():
