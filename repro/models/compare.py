@@ -106,6 +106,14 @@ def compare(
 
 def build(net: str) -> nn.Module:
     """The net that `NAME` or `NAME:KEY=VALUE,KEY=VALUE` stands for, its weights drawn from seed 0."""
+    name, options = parse_net(net)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return get_model(name, **options)
+
+
+def parse_net(net: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a net written `NAME` or `NAME:KEY=VALUE,KEY=VALUE`."""
     name, colon, settings = net.partition(":")
     defaults = model_info(name).options
     options = {}
@@ -114,9 +122,7 @@ def build(net: str) -> nn.Module:
         if not key or not sign:
             raise OptionError(f"expected NAME:KEY=VALUE,KEY=VALUE, found {net!r}")
         options[key] = text if isinstance(defaults.get(key), str) else _value(text)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return get_model(name, **options)
+    return name, options
 
 
 def _own_size(net: str | nn.Module, model: nn.Module) -> Size | None:
