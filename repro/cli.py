@@ -7,7 +7,7 @@ import sys
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -27,9 +27,14 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, list and check sets of pictures.")
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure how fast nets train and sets load.")
+app.add_typer(bench_app, name="bench")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe of the package, or a file that ends in .toml.")]
 DataName = Annotated[str, typer.Argument(help="A set, for example mnist. `repro data list` shows all.")]
+Precision = Literal["auto", "float32", "bf16"]
+Fit = Literal["cut", "squash", "shorter"]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the best there is when not given.")]
 NetName = Annotated[str, typer.Argument(help="A net of `repro models`, with options if need be: NAME:KEY=VALUE,….")]
 
 
@@ -49,15 +54,27 @@ def train(
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds between checkpoints inside an epoch; at its end always.")
     ] = 60.0,
+    parallel: Annotated[
+        str, typer.Option(help="How the processes of torchrun share the work: columns, data, hybrid.")
+    ] = "none",
+    scheme: Annotated[str, typer.Option(help="Of hybrid: a, b or c, as its paper names them.")] = "a",
+    accumulate: Annotated[int, typer.Option(min=1, help="Passes in which a batch goes through, to save memory.")] = 1,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds without a word from another process before giving up.")
+    ] = 300.0,
+    trace: Annotated[Path | None, typer.Option(help="A folder for what each process exchanged, and when.")] = None,
 ) -> None:
     """Train a recipe to its end and write `records/RECIPE-SEED.json`.
 
     Ctrl-C or SIGTERM saves the run and ends with exit code 75; the same command with `--resume` goes on and arrives at
     the same bits on the same machine.
 
+    Several processes share one run under torchrun, on one machine or on many; see chapter 10:
+    `torchrun --standalone --nproc-per-node 2 -m repro train alexnet-2012 --parallel columns`.
+
     **Try** `repro train lenet5-modern --set epochs=1 --seed 0`
     """
-    from repro.training.command import train_seeds
+    from repro.training.command import Sharing, train_seeds
 
     train_seeds(
         recipe,
@@ -70,6 +87,7 @@ def train(
         threads=threads,
         compiled=compile_,
         save_every_s=save_every,
+        sharing=Sharing(parallel, accumulate, scheme, timeout, trace),
     )
 
 
@@ -168,15 +186,46 @@ def data_prepare(
     name: DataName,
     size: Annotated[int | None, typer.Option(min=1, help="Bring every picture to this square.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Decode again even if it is in the cache.")] = False,
+    source: Annotated[Path | None, typer.Option(help="imagenet: the folder with your copy of it.")] = None,
+    fit: Annotated[
+        Fit, typer.Option(help="cut: the centre square; squash: all of it, square; shorter (imagenet): uncut.")
+    ] = "cut",
+    workers: Annotated[int | None, typer.Option(min=1, help="imagenet: processes; one for each processor.")] = None,
+    format_: Annotated[
+        Literal["jpeg", "raw"], typer.Option("--format", help="imagenet: of the shards; raw takes ten times the room.")
+    ] = "jpeg",
+    partial: Annotated[bool, typer.Option("--partial", help="imagenet: take a copy that is not whole.")] = False,
 ) -> None:
-    """Decode all splits of a set into the cache, from `$REPRO_DATA` or a download.
+    """Decode all splits of a set into the cache, from `$REPRO_DATA` or a download; imagenet from your own copy.
 
-    **Try** `repro data prepare mnist`
+    The copy of ImageNet may be the official archives, folders train/CLASS/ and val/CLASS/, or parquet files. Stopped,
+    the command goes on where it was. As JPEG files the shards take some 27 GB, as raw pixels 262 GB.
+
+    **Try** `repro data prepare mnist` or `repro data prepare imagenet --source DIR`
     """
-    from repro.data.sources import prepare, splits_of
+    from repro.data.command import prepare_all
 
-    for split in splits_of(name):
-        typer.echo(prepare(name, split, size=size, force=force))
+    prepare_all(name, size, force, source, fit, workers, format_, partial)
+
+
+@data_app.command("make-imagenet")
+def data_make_imagenet(
+    folder: Annotated[Path, typer.Argument(help="A folder to be made.")],
+    layout: Annotated[Literal["tar", "folder", "parquet"], typer.Option(help="As which ImageNet comes.")] = "tar",
+    classes: Annotated[int, typer.Option(min=1)] = 10,
+    per_class: Annotated[int, typer.Option(min=1, help="Training pictures of each class.")] = 8,
+    val_per_class: Annotated[int, typer.Option(min=1, help="Validation pictures of each class.")] = 2,
+    side: Annotated[int, typer.Option(min=16, help="Shorter side of the pictures.")] = 375,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write a small made ImageNet with the oddities of the real one, to try every step without the data.
+
+    **Try** `repro data make-imagenet made`, then `repro data prepare imagenet --source made --partial`
+    """
+    from repro.data.made_imagenet import make_imagenet
+
+    for name, kind in make_imagenet(folder, layout, classes, per_class, val_per_class, side, seed).items():
+        typer.echo(f"{name}: {kind}")
 
 
 @data_app.command("list")
@@ -195,10 +244,77 @@ def data_list() -> None:
 @data_app.command("check")
 def data_check(name: DataName) -> None:
     """Verify a set: files, contents, and whether it is the published one, by its digest."""
-    from repro.data.sources import check, splits_of
+    from repro.data.shards import check
+    from repro.data.sources import splits_of
 
     for split in splits_of(name):
         typer.echo(check(name, split))
+
+
+@bench_app.command("train")
+def bench_train(
+    net: NetName,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a step, all processes together.")] = 128,
+    precision: Annotated[Precision, typer.Option(help="What the forward pass computes in.")] = "auto",
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, after three steps to warm up.")] = 10.0,
+    data: Annotated[str | None, typer.Option(help="Train on this set; on pictures drawn once when not given.")] = None,
+    device: Device = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the net first (pays on GPUs).")] = False,
+    parallel: Annotated[
+        str | None, typer.Option(help="How the processes of torchrun share the work; data when not given.")
+    ] = None,
+) -> None:
+    """Print images/s of training, the share of time spent waiting for data, and what 90 epochs of ImageNet would take.
+
+    Under torchrun all processes work on each batch and the first one prints.
+
+    **Try** `repro bench train alexnet_2012`
+    """
+    from repro.training.bench import bench_train
+
+    bench_train(
+        net,
+        device=device,
+        parallel=parallel,
+        batch_size=batch_size,
+        precision=precision,
+        seconds=seconds,
+        data=data,
+        compiled=compile_,
+    )
+
+
+@bench_app.command("loader")
+def bench_loader(
+    name: DataName,
+    split: Annotated[str, typer.Option(help="The split whose pictures are read.")] = "train",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch, all processes together.")] = 128,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, after three batches to warm up.")] = 10.0,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Bring every picture to this size; from 256 on crop 224.")
+    ] = None,
+    fit: Annotated[Fit, typer.Option(help="How a picture is brought to that size.")] = "cut",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode; one for each core when not given.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Print images/s of reading, cropping, mirroring and standardising a set, without a net.
+
+    **Try** `repro bench loader cifar10`
+    """
+    from repro.training.bench import bench_loader
+
+    bench_loader(
+        name,
+        device=device,
+        split=split,
+        batch_size=batch_size,
+        seconds=seconds,
+        size=size,
+        fit=fit,
+        workers=workers,
+    )
 
 
 def _show(table: Table) -> None:

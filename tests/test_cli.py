@@ -45,8 +45,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 TRAIN = ("train", "tiny.toml", "--threads", "1")
-COMMANDS = [[], ["train"], ["recipes"], ["models"], ["compare"], ["records"], ["doctor"], ["data"]]
-COMMANDS += [["data", c] for c in ("prepare", "list", "check")]
+COMMANDS = [[], ["train"], ["recipes"], ["models"], ["compare"], ["records"], ["doctor"], ["data"], ["bench"]]
+COMMANDS += [["data", c] for c in ("prepare", "make-imagenet", "list", "check")]
+COMMANDS += [["bench", c] for c in ("train", "loader")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -57,7 +58,7 @@ def test_help_teaches(command: list[str], repro: Command) -> None:
     assert "Usage: repro" in out
     rows = [line.strip("│ ") for line in out.splitlines() if line.startswith("│ ")]
     assert all(len(row.split()) > 3 or not row.startswith("--") for row in rows), out
-    if command in (["train"], ["compare"], ["data", "prepare"]):
+    if command in (["train"], ["compare"], ["data", "prepare"], ["bench", "train"], ["bench", "loader"]):
         assert f"Try repro {' '.join(command)} " in out.replace("`", "")
 
 

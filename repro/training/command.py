@@ -2,15 +2,54 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from repro.errors import CheckpointError, RecipeError
+from repro.errors import CheckpointError, RecipeError, UnknownName, nearest
 from repro.models.registry import model_info
 from repro.records import Epoch, Record, file_of, read, run_name, write
 from repro.training.loop import train
+from repro.training.parallel import MODES, Group, Hybrid, OneProcess, joined
+from repro.training.parallel.group import TIMEOUT_S, code_digest, restarted
+from repro.training.parallel.wire import write_trace
 from repro.training.recipe import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How the processes that torchrun started share the work: the options of that name of `repro train`."""
+
+    mode: str = OneProcess.mode
+    accumulate: int = 1
+    scheme: str = "a"
+    timeout_s: float = TIMEOUT_S
+    trace_dir: Path | None = None
+    """Where each rank writes what it exchanged and when, as `rank-0.json`."""
+
+    def among(self, group: Group) -> OneProcess:
+        """The mode for this rank; raises RecipeError where several processes would do the same work."""
+        if self.mode not in MODES:
+            raise UnknownName(f"--parallel {self.mode}: {nearest(self.mode, MODES)}")
+        if self.mode == OneProcess.mode and group.world_size > 1:
+            others = ", ".join(sorted(MODES.keys() - {OneProcess.mode}))
+            raise RecipeError(
+                f"{group.world_size} processes would each train the same net alone; say with --parallel how they "
+                f"share it: {others}"
+            )
+        kind = MODES[self.mode]
+        more = (self.scheme,) if issubclass(kind, Hybrid) else ()
+        parallel = kind(group, self.accumulate, *more)
+        if self.trace_dir:
+            parallel.wire.trace = []
+        return parallel
+
+    def write_trace(self, parallel: OneProcess) -> None:
+        """Write what this rank exchanged, if that was asked for."""
+        if self.trace_dir and parallel.wire.trace is not None:
+            write_trace(parallel.wire.trace, self.trace_dir / f"rank-{parallel.group.rank}.json")
 
 
 def train_seeds(
@@ -25,30 +64,53 @@ def train_seeds(
     threads: int | None,
     compiled: bool,
     save_every_s: float,
+    sharing: Sharing,
 ) -> None:
-    """Train a recipe with each seed in turn; prints a line per epoch to stderr and each record's path to stdout."""
+    """Train a recipe with each seed in turn; prints a line per epoch to stderr and each record's path to stdout.
+
+    Under torchrun every rank calls it; the first one reads and writes the files. A process that torchrun starts again
+    after a loss goes on from the last checkpoint by itself.
+    """
     recipe = load_recipe(name, overrides)
     model_info(recipe.model)
     if threads is not None:
         torch.set_num_threads(threads)
-    for seed in seeds or recipe.seeds:
-        folder = run_dir / run_name(recipe.name, seed)
-        record = _finished(folder, recipe, resume)
-        if record is None:
-            print(f"{recipe.name} seed {seed}: {recipe.title}", file=sys.stderr)
-            record, _ = train(
-                recipe,
-                seed,
-                run_dir=folder,
-                resume=resume,
-                device=device,
-                compiled=compiled,
-                on_epoch=lambda e, recipe=recipe: print(epoch_line(e, recipe), file=sys.stderr),  # type: ignore[misc]
-                save_every_s=save_every_s,
-            )
-        path = records_dir / file_of(recipe.name, seed)
-        write(record, path)
-        print(f"{path}: test error {record.last.test_error:.2%} after {len(record.epochs)} epochs")
+    with joined(device, sharing.timeout_s) as group:
+        group.agree(
+            {
+                "recipe": recipe.digest(),
+                "seeds": list(seeds or recipe.seeds),
+                "--parallel": [sharing.mode, sharing.accumulate, sharing.scheme],
+                "code": code_digest(),
+                "torch": torch.__version__,
+            }
+        )
+        for seed in seeds or recipe.seeds:
+            folder = run_dir / run_name(recipe.name, seed)
+            record = group.first_decides(partial(_finished, folder, recipe, resume or restarted()))
+            if record is None:
+                parallel = sharing.among(group)
+                _say(group, f"{recipe.name} seed {seed}: {recipe.title}")
+                record, _ = train(
+                    recipe,
+                    seed,
+                    run_dir=folder,
+                    resume=resume or restarted(),
+                    compiled=compiled,
+                    parallel=parallel,
+                    on_epoch=lambda e: _say(group, epoch_line(e, recipe)),
+                    save_every_s=save_every_s,
+                )
+                sharing.write_trace(parallel)
+            if group.is_first:
+                path = records_dir / file_of(recipe.name, seed)
+                write(record, path)
+                print(f"{path}: test error {record.last.test_error:.2%} after {len(record.epochs)} epochs")
+
+
+def _say(group: Group, line: str) -> None:
+    if group.is_first:
+        print(line, file=sys.stderr)
 
 
 def epoch_line(e: Epoch, recipe: Recipe) -> str:

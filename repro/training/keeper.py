@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from repro import records
 from repro.data import ImageSet
+from repro.data.shards import ShardSet
 from repro.errors import Preempted
 from repro.records import Record
 from repro.training import checkpoint
 from repro.training.device import describe
+from repro.training.parallel import OneProcess
 from repro.training.recipe import Recipe
 from repro.training.signals import StopRequest
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from repro.training.loop import Trainer
 
 SAVE_EVERY_S = 60.0  # inside an epoch; at its end always
+ASK_EVERY = 50  # steps between two questions to the other ranks whether to save or stop, on GPUs, whose steps are short
 
 
 def _command() -> str:
@@ -49,7 +52,10 @@ class Keeper:
         self.started, self.git = datetime.now(UTC).isoformat(timespec="seconds"), records.git_state()
 
     def resume(self) -> None:
-        found = checkpoint.load_latest(self.folder) if self.folder else None
+        group = self.trainer.parallel.group
+        # Every rank gets what the first one reads: the others need not see its disk.
+        folder = self.folder
+        found = group.first_decides(lambda: checkpoint.load_latest(folder)) if folder else None
         if found:
             self.trainer.restore(found)
             self.started = found.state["started"]
@@ -57,16 +63,21 @@ class Keeper:
                 self.git = {"commit": found.state["git"]["commit"], "dirty": True, "resumed_at": self.git["commit"]}
 
     def after_step(self, stop: StopRequest) -> None:
-        trainer = self.trainer
-        if stop.requested and self.folder:
+        trainer, group = self.trainer, self.trainer.parallel.group
+        if group.world_size > 1 and group.device.type == "cuda" and trainer.place.step % ASK_EVERY:
+            return
+        due = time.perf_counter() - self.saved_at > self.save_every_s
+        asked, due = group.any(stop.requested is not None, due)
+        if asked and self.folder:
             place = trainer.place
             message = (
-                f"{trainer.recipe.name} seed {trainer.seed}: stopped by {stop.requested} at epoch {place.epoch + 1}, "
-                f"batch {place.step} of {trainer.steps_per_epoch}; saved in {self.folder}, continue with --resume"
+                f"{trainer.recipe.name} seed {trainer.seed}: stopped by {stop.requested or 'another rank'} at epoch "
+                f"{place.epoch + 1}, batch {place.step} of {trainer.steps_per_epoch}; saved in {self.folder}, "
+                "continue with --resume"
             )
             self.save("preempted", message)
             raise Preempted(message)
-        if time.perf_counter() - self.saved_at > self.save_every_s:
+        if due:
             self.save("running")
 
     def save(self, status: records.Status, message: str = "") -> None:
@@ -74,7 +85,8 @@ class Keeper:
             return
         place, snapshot = self.trainer.place, self.trainer.snapshot()
         snapshot.state.update(started=self.started, git=self.git)
-        checkpoint.save(self.folder, place.epoch * self.trainer.steps_per_epoch + place.step, snapshot)
+        if self.trainer.parallel.group.is_first:
+            checkpoint.save(self.folder, place.epoch * self.trainer.steps_per_epoch + place.step, snapshot)
         self.write_record(status, message)
         self.saved_at = time.perf_counter()
 
@@ -90,7 +102,7 @@ class Keeper:
             started=self.started,
             git=self.git,
             versions=records.environment(),
-            device=describe(trainer.device) | {"precision": trainer.precision},
+            device=describe(trainer.device) | {"precision": trainer.precision} | self._ranks(),
             data=self._data(),
             parameters=trainer.parameters,
             selection=_selection(recipe),
@@ -98,12 +110,20 @@ class Keeper:
             restarts=trainer.place.restarts,
             message=message,
         )
-        if self.folder is not None:
+        if self.folder is not None and trainer.parallel.group.is_first:
             records.write(record, self.folder / "record.json")
         return record
 
+    def _ranks(self) -> dict[str, Any]:
+        """How the run was shared among processes, if it was, and in what other ways before it was resumed."""
+        parallel = self.trainer.parallel
+        ways = [*self.trainer.earlier, parallel.describe()]
+        if ways == [OneProcess(parallel.group).describe()]:
+            return {}
+        return {"world_size": parallel.group.world_size, "parallel": ways}
+
     def _data(self) -> dict[str, Any]:
-        def split(images: ImageSet) -> dict[str, Any]:
+        def split(images: ImageSet | ShardSet) -> dict[str, Any]:
             return {
                 "split": images.split,
                 "count": len(images),

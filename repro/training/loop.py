@@ -9,32 +9,33 @@ measured after every epoch and decides nothing: the result is the last epoch of 
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from repro.data import ImageSet, load
-from repro.data.augmentation import Augmentation, Batches
-from repro.data.color import ColorPCA
-from repro.data.images import mean_image
+from repro.data import ImageSet
+from repro.data.augmentation import Batches
 from repro.data.random import derive_seed, permutation
-from repro.errors import NumericsError, Preempted, RecipeError, ReproError, ResourceError
+from repro.errors import NumericsError, Preempted, ResourceError
 from repro.models import get_model
-from repro.models.summary import layer_table
 from repro.records import Epoch, Record
 from repro.training.checkpoint import Checkpoint
-from repro.training.device import autocast, channels_last, choose_device, choose_precision, keep_freed_memory
+from repro.training.device import autocast, choose_device, keep_freed_memory
 from repro.training.fusion import fuse
 from repro.training.keeper import SAVE_EVERY_S, Keeper
 from repro.training.measure import TOP, Measured, Sums, eval_batch, mean_over_views, outside_top
 from repro.training.optim import learning_rate, loss_function, make_optimizer, set_rate
+from repro.training.parallel import Group, OneProcess
+from repro.training.parallel.group import loss_of_a_rank_named
+from repro.training.parallel.one import Piece
 from repro.training.recipe import Recipe
+from repro.training.setup import Pictures, as_input, build_net, open_pictures
 from repro.training.signals import StopRequest
-from repro.training.state import MODEL, check_same_run, optimizer_tensors, restore_optimizer
+from repro.training.state import MODEL, Parts, check_same_run
 
 CHECK_EVERY = 50  # steps between two looks at the losses on a GPU
 # What the parts of a derived seed are for, so that no two draws share one.
@@ -55,66 +56,34 @@ class Place:
 class Trainer:
     """A recipe and a seed made concrete on one device: net, data, optimizer and the place in training."""
 
-    def __init__(self, recipe: Recipe, seed: int, device: torch.device, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        compiled: bool = False,
+        parallel: OneProcess | None = None,
+        pictures: Pictures | None = None,
+    ) -> None:
         self.recipe, self.seed, self.device = recipe, seed, device
+        self.parallel = parallel or OneProcess(Group(device=device))
         if device.type == "cpu":
             keep_freed_memory()
         self.place = Place()
-        self._load()
+        pictures = pictures or open_pictures(recipe, device)
+        self.train_set, self.test_set, self.train_batches, self.test_batches, self.mean, self.std = pictures
         torch.manual_seed(derive_seed(seed, _INIT))
-        self.model = self._build()
-        self.forward = self._make_forward(compiled)
+        net = build_net(recipe, device, pictures)
+        self.classes, self.parameters, self.precision = net.classes, net.parameters, net.precision
+        self.eval_batch = eval_batch(math.prod(net.input_size) * recipe.test_views)
+        self.parts = Parts(net.model, self.parallel)
+        self.model = self.parallel.split(net.model)
+        self.forward = self.parallel.prepare(self._make_forward(compiled))
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.loss = loss_function(recipe.loss)
         self.sums = Sums.zero(device)
-        self.unchecked: dict[int, Tensor] = {}  # step of this epoch: its loss
-
-    def _load(self) -> None:
-        """Both splits and their batches; whatever is computed from pictures is computed from the training split."""
-        data = self.recipe.data
-        train = load(data.name, data.train, size=data.size, fit=data.fit)
-        self.train_set = train.subset(torch.arange(min(data.limit, len(train)))) if data.limit else train
-        self.test_set = load(data.name, data.test, size=data.size, fit=data.fit)
-        self.mean, self.std = tuple(data.mean or self.train_set.mean), tuple(data.std or self.train_set.std)
-        self.mean_image = None if data.mean_image == "none" else mean_image(self.train_set)
-        augmentation = Augmentation(**self.recipe.augmentation.model_dump())
-        self.train_batches = self._batches(self.train_set, augmentation)
-        self.test_batches = self._batches(self.test_set, Augmentation(crop=augmentation.crop))
-
-    def _batches(self, images: ImageSet, augmentation: Augmentation) -> Batches:
-        data = self.recipe.data
-        return Batches(
-            images,
-            self.mean,
-            self.std,
-            self.device,
-            augmentation,
-            data.border,
-            mean_image=self.mean_image,
-            mean_image_cut="centre" if data.mean_image == "none" else data.mean_image,
-            pca=ColorPCA.of(self.train_set) if augmentation.color_noise else None,
-        )
-
-    def _build(self) -> nn.Module:
-        try:
-            model = get_model(self.recipe.model, **self.recipe.model_options)
-        except ReproError:
-            raise
-        except (TypeError, ValueError, RuntimeError) as e:
-            raise RecipeError(f"{self.recipe.name}: model_options {self.recipe.model_options}: {e}") from e
-        model = channels_last(model.to(self.device))
-        _, channels, height, width = self.as_input(self.train_batches.plain(0, 1)[0]).shape
-        self.eval_batch = eval_batch(channels * height * width * self.recipe.test_views)
-        rows = layer_table(model, (channels, height, width))
-        self.classes = rows[-1].output_shape[0]
-        if self.classes != len(self.train_set.classes):
-            raise RecipeError(
-                f"{self.recipe.name}: {self.recipe.model} has {self.classes} outputs, but {self.train_set.name} has "
-                f"{len(self.train_set.classes)} classes; set model_options.num_classes"
-            )
-        self.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.precision = choose_precision(self.recipe.precision, self.device, rows.multiply_adds)
-        return model
+        self.unchecked: list[tuple[int, Tensor]] = []  # steps of this epoch and their losses
+        self.earlier: list[dict[str, Any]] = []  # other ways in which ranks shared this run before it was resumed
 
     def _make_forward(self, compiled: bool) -> nn.Module:
         """The model as it is called: the same function and parameters, by a faster way where there is one."""
@@ -143,7 +112,10 @@ class Trainer:
         """Train to the end of the current epoch and measure; `after_step` may save, or raise to stop."""
         self._set_mode(training=True)
         epoch = self.place.epoch
-        order = permutation(len(self.train_batches), self.seed, epoch, _ORDER).to(self.device)
+        order = permutation(len(self.train_batches), self.seed, epoch, _ORDER)
+        if isinstance(self.train_set, ImageSet):  # its pictures are on the device, and so are their indices
+            order = order.to(self.device)
+        self.train_batches.expect(self._own_rows(order))
         before, start = self.place.seconds, time.perf_counter()
         while self.place.step < self.steps_per_epoch:
             first = self.place.step * self.recipe.batch_size
@@ -152,7 +124,7 @@ class Trainer:
             self.place.seconds = before + time.perf_counter() - start
             after_step()
         self.check_losses()
-        train_loss, train_error = self.sums.means()
+        train_loss, train_error = self.sums.over(self.parallel.group).means()
         seconds = before + time.perf_counter() - start
         test = self.evaluate(self.test_batches)
         if not math.isfinite(test.loss):
@@ -173,6 +145,11 @@ class Trainer:
         self._next_epoch(done)
         return done
 
+    def _own_rows(self, order: Tensor) -> Iterator[Tensor]:
+        """What this rank reads in the rest of the epoch, pass by pass."""
+        for batch in order.split(self.recipe.batch_size)[self.place.step :]:
+            yield from (batch[piece.rows] for piece in self.parallel.pieces(len(batch)))
+
     def rate(self, step: int) -> float:
         """The learning rate of a step of the epoch under way."""
         place, per_epoch = self.place, self.steps_per_epoch
@@ -186,21 +163,27 @@ class Trainer:
         )
 
     def step(self, indices: Tensor) -> None:
-        """One update on the samples at `indices`."""
-        epoch, step = self.place.epoch, self.place.step
-        self._seed_dropout(derive_seed(self.seed, epoch, step, _STEP))
-        images, labels = self.train_batches.augmented(indices, derive_seed(self.seed, _AUGMENT), epoch)
-        with autocast(self.device, self.precision):
-            logits = self.forward(self.as_input(images))
-            loss = self.loss(logits, labels)
-        self.unchecked[step] = loss.detach()
-        if self.device.type == "cpu" or len(self.unchecked) == CHECK_EVERY:
-            self.check_losses()
+        """One update on the samples at `indices`, of which this rank may read a share, in one pass or in several."""
+        epoch, step, start = self.place.epoch, self.place.step, time.perf_counter()
+        labels = self.train_batches.labels[indices]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for piece in self.parallel.pieces(len(indices)):
+            self._seed_dropout(derive_seed(self.seed, epoch, step, _STEP))
+            images, _ = self.train_batches.augmented(indices, derive_seed(self.seed, _AUGMENT), epoch, piece.rows)
+            self.sums.add(
+                *self.parallel.work(self.as_input(images), labels, piece, self.loss, self._autocast, self._note_loss)
+            )
         set_rate(self.optimizer, self.rate(step))
         self.optimizer.step()
-        self.sums.add(loss, logits, labels)
+        self.parallel.wire.note(f"step {step + 1} of epoch {epoch + 1}", "step", start, 0)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.device, self.precision)
+
+    def _note_loss(self, loss: Tensor) -> None:
+        self.unchecked.append((self.place.step, loss.detach()))
+        if self.device.type == "cpu" or len(self.unchecked) >= CHECK_EVERY:
+            self.check_losses()
 
     def _seed_dropout(self, seed: int) -> None:
         if self.device.type == "cpu":
@@ -215,8 +198,8 @@ class Trainer:
         On a GPU, asking waits for the device, so it is done every CHECK_EVERY steps and before anything is saved: what
         is on disk is finite.
         """
-        unchecked, self.unchecked = self.unchecked, {}
-        bad = [(step, loss.item()) for step, loss in unchecked.items() if not torch.isfinite(loss)]
+        unchecked, self.unchecked = self.unchecked, []
+        bad = [(step, loss.item()) for step, loss in unchecked if not torch.isfinite(loss)]
         if not bad:
             return
         step, loss = bad[0]
@@ -233,30 +216,42 @@ class Trainer:
     def evaluate(self, batches: Batches) -> Measured:
         """Mean loss and shares of errors over every sample of a set, without augmentation or dropout."""
         self._set_mode(training=False)
-        sums, outside = Sums.zero(self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+        sums = Sums.zero(self.device)
+        everything = torch.arange(len(batches))
+        batches.expect(rows[self._test_piece(len(rows)).rows] for rows in everything.split(self.eval_batch))
         for start in range(0, len(batches), self.eval_batch):
-            logits, labels = self.test_logits(batches, start, start + self.eval_batch)
-            with autocast(self.device, self.precision):
+            logits, labels = self.test_logits(batches, start, min(start + self.eval_batch, len(batches)))
+            if not len(labels):  # another rank answers for these
+                continue
+            with self._autocast():
                 loss = self.loss(logits, labels)
             sums.add(loss, logits, labels)
             if self.classes > TOP:
-                outside += outside_top(logits, labels)
-        return Measured(*sums.means(), outside.item() / sums.count if self.classes > TOP else None)
+                sums.outside += outside_top(logits, labels)
+        total = sums.over(self.parallel.group)
+        return Measured(*total.means(), total.outside.item() / total.count if self.classes > TOP else None)
 
     def test_logits(self, batches: Batches, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The logits of pictures start…stop−1 over all the views the recipe tests with (B, K), and the labels (B,)."""
-        views = self.recipe.test_views
-        images, labels = (batches.plain if views == 1 else batches.ten_views)(start, stop)
-        with autocast(self.device, self.precision):
-            logits = self.forward(self.as_input(images.flatten(0, -4)))
-        return (logits if views == 1 else mean_over_views(logits, views)), labels
+        """The logits of pictures start…stop−1 over all the views the recipe tests with (B, K), and the labels (B,).
+
+        Of several ranks each gets those that it answers for.
+        """
+        views, piece = self.recipe.test_views, self._test_piece(stop - start)
+        first, last = start + piece.rows.start, start + piece.rows.stop
+        images, _ = (batches.plain if views == 1 else batches.ten_views)(first, last)
+        with self._autocast():
+            logits, labels = self.parallel.answer(
+                self.as_input(images.flatten(0, -4)), batches.labels[start:stop], piece, views
+            )
+        return (logits if views == 1 or not len(labels) else mean_over_views(logits, views)), labels
+
+    def _test_piece(self, count: int) -> Piece:
+        everything = slice(0, count)
+        return Piece(self.parallel.own_rows(everything), everything)
 
     def as_input(self, images: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) as the net takes them: grey ones repeated to as many channels as the recipe says."""
-        channels = self.recipe.data.channels
-        if channels is None or images.shape[1] == channels:
-            return images
-        return images.expand(-1, channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        """Pictures (B, C, H, W) as the net takes them: see `repro.training.setup.as_input`."""
+        return as_input(images, self.recipe.data.channels)
 
     def _next_epoch(self, done: Epoch) -> None:
         self.place.history.append(done)
@@ -266,9 +261,9 @@ class Trainer:
     def snapshot(self) -> Checkpoint:
         """All that an exact continuation needs."""
         self.check_losses()
-        tensors = {MODEL + k: v for k, v in self.model.state_dict().items()}
-        tensors |= {"sums/loss": self.sums.loss, "sums/wrong": self.sums.wrong}
-        tensors |= optimizer_tensors(self.optimizer)
+        tensors = self.parts.collect(self.model, self.optimizer)
+        sums = self.sums.over(self.parallel.group)
+        tensors |= {"sums/loss": sums.loss, "sums/wrong": sums.wrong}
         place = self.place
         if bad := [k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
             raise NumericsError(
@@ -286,7 +281,9 @@ class Trainer:
                 "device": self.device.type,
                 "precision": self.precision,
                 "threads": torch.get_num_threads(),
-                "count": self.sums.count,
+                "parallel": self.parallel.describe(),
+                "earlier": self.earlier,
+                "count": sums.count,
                 "epoch": place.epoch,
                 "step": place.step,
                 "seconds": place.seconds,
@@ -297,17 +294,29 @@ class Trainer:
 
     def restore(self, found: Checkpoint) -> None:
         """Go on from a checkpoint of the same run; raises CheckpointError naming the first thing that differs."""
-        state, own = found.state, self.snapshot()
-        check_same_run(found, own)
-        self.model.load_state_dict({k.removeprefix(MODEL): t for k, t in found.tensors.items() if k.startswith(MODEL)})
-        restore_optimizer(self.optimizer, found.tensors)
-        self.sums = Sums(
-            found.tensors["sums/loss"].to(self.device),
-            found.tensors["sums/wrong"].to(self.device),
-            state["count"],
-        )
+        state, own, group = found.state, self.snapshot(), self.parallel.group
+        # The others have no whole net to compare with.
+        group.first_decides(lambda: check_same_run(found, own))
+        self.parts.put_back(self.model, self.optimizer, found.tensors)
+        self.sums = Sums.zero(self.device)
+        if group.is_first:  # what all ranks have counted so far
+            self.sums.loss += found.tensors["sums/loss"].to(self.device)
+            self.sums.wrong += found.tensors["sums/wrong"].to(self.device)
+            self.sums.count = state["count"]
+        self.earlier = state.get("earlier", [])
+        if (before := state.get("parallel", own.state["parallel"])) != own.state["parallel"]:
+            self.earlier.append(before | {"until_epoch": state["epoch"] + 1, "until_step": state["step"]})
         history = [Epoch.model_validate(e) for e in state["history"]]
         self.place = Place(state["epoch"], state["step"], state["seconds"], state["restarts"] + 1, history)
+
+    def whole_net(self) -> nn.Module:
+        """The trained net: on rank 0 all of it, on another rank of a net that is split, that rank's part."""
+        tensors = self.parts.collect(self.model, self.optimizer)
+        if not self.parallel.is_split or not self.parallel.group.is_first:
+            return self.model
+        whole = get_model(self.recipe.model, **self.recipe.model_options)
+        whole.load_state_dict({k.removeprefix(MODEL): t for k, t in tensors.items() if k.startswith(MODEL)})
+        return whole
 
 
 def train(
@@ -318,31 +327,34 @@ def train(
     resume: bool = False,
     device: str | None = None,
     compiled: bool = False,
+    parallel: OneProcess | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     save_every_s: float = SAVE_EVERY_S,
 ) -> tuple[Record, nn.Module]:
     """Train a recipe with one seed to its end; returns the record and the trained net (in evaluation mode).
 
     With `run_dir` the run keeps checkpoints and a `record.json` there, can be stopped (Ctrl-C, SIGTERM: Preempted) and
-    resumed; without, nothing is written. Raises NumericsError at the first loss that is not finite, keeping the last
-    checkpoint.
+    resumed; without, nothing is written. `parallel` says how several ranks share it; each calls this function, and
+    rank 0 writes. Raises NumericsError at the first loss that is not finite, keeping the last checkpoint, and
+    ParallelError when another rank is lost.
     """
-    trainer = Trainer(recipe, seed, choose_device(device), compiled)
+    trainer = Trainer(recipe, seed, parallel.group.device if parallel else choose_device(device), compiled, parallel)
     keeper = Keeper(trainer, run_dir, save_every_s)
-    if resume:
-        keeper.resume()
-    with StopRequest(active=run_dir is not None) as stop:
-        try:
-            while not trainer.finished:
-                done = trainer.train_epoch(lambda: keeper.after_step(stop))
-                keeper.save("running")
-                if on_epoch:
-                    on_epoch(done)
-        except Preempted:
-            raise
-        except Exception as e:
-            with contextlib.suppress(ResourceError):  # on a full disk the first error is the one to tell
-                keeper.write_record("crashed", f"{type(e).__name__}: {e}")
-            raise
-    record = keeper.write_record("complete")
-    return record, trainer.model.eval()
+    with loss_of_a_rank_named(trainer.parallel.group):
+        if resume:
+            keeper.resume()
+        with StopRequest(active=run_dir is not None) as stop:
+            try:
+                while not trainer.finished:
+                    done = trainer.train_epoch(lambda: keeper.after_step(stop))
+                    keeper.save("running")
+                    if on_epoch:
+                        on_epoch(done)
+            except Preempted:
+                raise
+            except Exception as e:
+                with contextlib.suppress(ResourceError):  # on a full disk the first error is the one to tell
+                    keeper.write_record("crashed", f"{type(e).__name__}: {e}")
+                raise
+        record = keeper.write_record("complete")
+        return record, trainer.whole_net().eval()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repro.training.parallel.group import Group
+
 TOP = 5  # of the classes a net finds most likely
 EVAL_BATCH = 1000
 EVAL_VALUES = 2**24  # of the pictures of a batch: 64 MiB, of which the first maps take several times as much
@@ -18,19 +20,30 @@ class Sums:
 
     loss: Tensor
     wrong: Tensor
+    outside: Tensor
+    """Samples whose class is not among the TOP, where that was asked."""
     count: int = 0
 
     @classmethod
     def zero(cls, device: torch.device) -> "Sums":
-        return cls(
-            torch.zeros((), dtype=torch.float64, device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
-        )
+        def zero(kind: torch.dtype) -> Tensor:
+            return torch.zeros((), dtype=kind, device=device)
+
+        return cls(zero(torch.float64), zero(torch.int64), zero(torch.int64))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         self.loss += loss.detach().double() * len(labels)
         self.wrong += (logits.detach().argmax(1) != labels).sum()
         self.count += len(labels)
+
+    def over(self, group: Group) -> "Sums":
+        """Those of all ranks together, on each of them."""
+        if group.world_size == 1:
+            return self
+        own = torch.stack([t.double().cpu() for t in (self.loss, self.wrong, self.outside)])  # counts below 2⁵³
+        loss, wrong, outside, count = group.total(torch.cat([own, torch.tensor([self.count]).double()]))
+        device = self.loss.device
+        return Sums(loss.to(device), wrong.long().to(device), outside.long().to(device), int(count))
 
     def means(self) -> tuple[float, float]:
         return self.loss.item() / self.count, self.wrong.item() / self.count

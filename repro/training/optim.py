@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from repro.errors import RecipeError, nearest
 from repro.training.recipe import Optimizer, Schedule
@@ -23,7 +24,7 @@ class SGD2012(torch.optim.SGD):
     keeps a velocity without the rate and multiplies by today's: at a constant rate the two make the same steps, but
     when the rate falls, PyTorch shrinks at once what was built up under the old one, and this form lets it run out.
 
-    Computed by PyTorch's own fused kernel, one pass over weights, gradients and velocity: at rate 1 and a dampening of
+    Computed by PyTorch's own kernels, where it can by the one that takes a single pass: at rate 1 and a dampening of
     1 − rate its recursion is the one above. The buffer it keeps, `momentum_buffer`, is −v. Raises ValueError without
     momentum, where the two forms are one.
     """
@@ -31,7 +32,7 @@ class SGD2012(torch.optim.SGD):
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         if momentum <= 0:
             raise ValueError(f"momentum {momentum}: the form of 2012 needs one above 0; without it use torch.optim.SGD")
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def step(self, closure: Any = None) -> Any:
         """One update; `closure`, when given, computes the loss anew, as `torch.optim.Optimizer.step` has it."""
@@ -49,28 +50,32 @@ class SGD2012(torch.optim.SGD):
 
 
 def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """The optimizer a recipe names, fused: one pass over weights, gradients and momentum, not four."""
+    """The optimizer a recipe names, fused where it can be: one pass over weights, gradients and momentum, not four."""
     groups = parameter_groups(model, spec)
     if spec.name == "sgd2012":
         return SGD2012(groups, lr=spec.learning_rate, momentum=spec.momentum)
-    return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.nesterov)
 
 
 def parameter_groups(model: nn.Module, spec: Optimizer) -> list[dict[str, Any]]:
     """Every parameter of a net in one group, with those that share its rate (a multiple) and its weight decay.
 
+    DTensors stand apart: PyTorch (2.15) has no fused SGD for them, and its other kernels take no mixture.
     Raises RecipeError for a layer in `weight_decay_of` that is not there, or that could be one of several.
     """
     own = {_layer(model, name): decay for name, decay in spec.weight_decay_of.items()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         layer, _, kind = name.rpartition(".")
         if kind == "bias":
             key = spec.bias_rate, spec.weight_decay if spec.bias_decay else 0.0
         else:
             key = 1.0, own.get(layer, spec.weight_decay)
-        groups.setdefault(key, []).append(parameter)
-    return [{"params": p, RATE_FACTOR: rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+        groups.setdefault((*key, not isinstance(parameter, DTensor)), []).append(parameter)
+    return [
+        {"params": p, RATE_FACTOR: rate, "weight_decay": decay, "fused": fused or None}
+        for (rate, decay, fused), p in groups.items()
+    ]
 
 
 def _layer(model: nn.Module, wanted: str) -> str:

@@ -59,11 +59,14 @@ class Data(Part):
     std: list[Positive] | None = None
     limit: Count | None = None
     """Train on the first so many pictures only."""
-    fit: Literal["cut", "squash"] = later("cut")
-    """How a picture is brought to `size`: its centre cut out, or both sides resized, whatever its shape."""
+    fit: Literal["cut", "squash", "shorter"] = later("cut")
+    """How a picture is brought to `size`: its centre cut out, or both sides resized, whatever its shape; `shorter`, of
+    prepared shards only, resizes the shorter side and keeps all of the other."""
     mean_image: Literal["none", "centre", "crop"] = later("none")
     """Subtract the training split's mean at each pixel instead of `mean`: its centre whatever the crop (the 2012 code),
     or cut along with the picture."""
+    on_damage: Literal["stop", "skip"] = later("stop")
+    """What a damaged shard does to the run: ends it, or is left out, with its cost said."""
     channels: Literal[1, 3] | None = later(None)
     """3: grey pictures are given to the net three times over."""
 

@@ -242,14 +242,14 @@ def test_a_foreign_checkpoint_is_refused_by_its_first_difference(seed, changes, 
 @pytest.mark.usefixtures("_tiny")
 def test_other_data_threads_or_net_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a run of which one half saw other pictures, or summed in another order."""
-    from repro.training import loop
+    from repro.training import setup
 
     stopped_at(3, tmp_path)
-    real = loop.load
+    real = setup.open_set
     other = {"train": "test", "test": "train"}
     for split, field in (("train", "train_digest"), ("test", "test_digest")):
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "load", lambda n, s, split=split, **how: real(n, other[s] if s == split else s))
+            patch.setattr(setup, "open_set", lambda n, s, split=split, **how: real(n, other[s] if s == split else s))
             with pytest.raises(CheckpointError, match=f"{field} is"):
                 train(tiny_recipe(), run_dir=tmp_path, resume=True)
     torch.set_num_threads(2)
@@ -257,7 +257,7 @@ def test_other_data_threads_or_net_are_refused(tmp_path: Path, monkeypatch: pyte
         train(tiny_recipe(), run_dir=tmp_path, resume=True)
     torch.set_num_threads(1)
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
-    monkeypatch.setattr(loop, "get_model", lambda name: linear)
+    monkeypatch.setattr(setup, "get_model", lambda name: linear)
     with pytest.raises(CheckpointError, match="does not fit this version of the net"):
         train(tiny_recipe(), run_dir=tmp_path, resume=True)
 

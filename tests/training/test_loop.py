@@ -12,14 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.data import load
-from repro.data.augmentation import Augmentation
+from repro.data.augmentation import Batches
 from repro.data.images import ImageSet
 from repro.data.random import derive_seed, integers, permutation
 from repro.errors import DataError, NumericsError, RecipeError, UnknownName
 from repro.models import get_model
 from repro.models.layers import InputShapeError
 from repro.records import read
-from repro.training import checkpoint, loop, train
+from repro.training import checkpoint, loop, setup, train
 from repro.training.loop import Trainer
 from repro.training.measure import Measured, mean_over_views, outside_top
 
@@ -171,7 +171,7 @@ def test_evaluation_counts_every_sample_once(count: int) -> None:
     images = torch.from_numpy(rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, 10, count))
     drawn = ImageSet("drawn", "test", images, labels, t.train_set.classes, "", "", (0.1,), (0.3,))
-    loss, error, top5 = t.evaluate(t._batches(drawn, Augmentation()))
+    loss, error, top5 = t.evaluate(Batches(drawn, t.mean, t.std))
     mean, std = t.train_set.mean[0], t.train_set.std[0]
     with torch.inference_mode():
         logits = torch.cat([t.model.eval()(((i / 255 - mean) / std).view(1, 1, 28, 28)) for i in images])
@@ -233,7 +233,7 @@ def test_with_five_classes_or_fewer_there_is_no_top_5() -> None:
 
 def test_grey_pictures_reach_a_colour_net_three_times_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches channels that differ, a net built for one channel, and test pictures left grey."""
-    monkeypatch.setattr(loop, "get_model", lambda name: nn.Sequential(nn.Flatten(), nn.Linear(3 * 784, 10)))
+    monkeypatch.setattr(setup, "get_model", lambda name: nn.Sequential(nn.Flatten(), nn.Linear(3 * 784, 10)))
     t = trainer(data={"name": "digits", "limit": 64, "channels": 3}, augmentation={})
     seen: list[torch.Tensor] = []
     t.forward.register_forward_pre_hook(lambda model, arguments: seen.append(arguments[0]))

@@ -13,7 +13,7 @@ from repro.data.images import ImageSet, channel_statistics
 from repro.data.sources import SPECS
 from repro.errors import RecipeError, ReproError, UnknownName
 from repro.models import list_models
-from repro.training import list_recipes, load_recipe, loop
+from repro.training import list_recipes, load_recipe, loop, setup
 from repro.training.recipe import Augmentation, Recipe, Schedule
 
 IMAGENET_CLASSES = 1000
@@ -42,11 +42,11 @@ def test_every_recipe_of_the_package_loads(name: str) -> None:
     assert recipe.published is None or len(recipe.seeds) >= 3
 
 
-def drawn_pictures(name: str, split: str, *, size: int | None, fit: str) -> ImageSet:
+def drawn_pictures(name: str, split: str, *, size: int | None, fit: str, on_damage: str) -> ImageSet:
     """Three pictures to train and one to test, with the channels, classes and size that the named set would have."""
     count = 3 if split == "train" else 1
     spec = SPECS.get(name)
-    classes = spec.classes if spec else tuple(map(str, range(IMAGENET_CLASSES)))
+    classes = spec.classes if spec and spec.classes else tuple(map(str, range(IMAGENET_CLASSES)))
     side = size or SIDES[name]
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(
@@ -61,7 +61,7 @@ def test_every_recipe_of_the_package_takes_a_step(name: str, monkeypatch: pytest
     not have, a layer of `weight_decay_of` that is not there, a mean of one channel for three, a crop that does not fit,
     and a parameter that the loss never reaches.
     """
-    monkeypatch.setattr(loop, "load", drawn_pictures)
+    monkeypatch.setattr(setup, "open_set", drawn_pictures)
     recipe = load_recipe(name).model_copy(update={"schedule": Schedule()})  # a warm-up starts at rate 0
     trainer = loop.Trainer(recipe, 0, torch.device("cpu"))
     before = [p.detach().clone() for p in trainer.model.parameters()]
@@ -118,7 +118,7 @@ def test_a_file_gets_its_stem_as_name(file: Path) -> None:
         ("stop_at_train_error=25", r"stop_at_train_error = 25: "),
         ("augmentation.zoom=1.0", r"augmentation.zoom = 1.0: .*less than 1"),
         ("augmentation.color_noise_convention=caffe", r"color_noise_convention = 'caffe': .*'paper' or 'code'"),
-        ("data.fit=stretch", r"data.fit = 'stretch': .*'cut' or 'squash'"),
+        ("data.fit=stretch", r"data.fit = 'stretch': .*'cut', 'squash' or 'shorter'"),
         ("data.mean_image=true", r"data.mean_image = True: .*'none', 'centre' or 'crop'"),
         ("schedule.at=[0]", r"schedule.at.0 = 0: "),
         ("augmentation.crop_padding=-1", r"augmentation.crop_padding = -1: "),

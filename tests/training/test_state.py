@@ -6,8 +6,9 @@ from torch import nn
 
 from repro.errors import CheckpointError
 from repro.training.optim import make_optimizer, set_rate
+from repro.training.parallel import Group, OneProcess
 from repro.training.recipe import Optimizer
-from repro.training.state import optimizer_tensors, restore_optimizer
+from repro.training.state import Parts
 
 SGD = Optimizer(learning_rate=0.1, momentum=0.9)
 SGD2012 = Optimizer(name="sgd2012", learning_rate=0.1, momentum=0.9, bias_rate=2.0, bias_decay=False, weight_decay=0.1)
@@ -39,10 +40,11 @@ def test_momentum_keeps_its_parameters_layout(spec: Optimizer) -> None:
     velocity of a weight given to the bias of another group.
     """
     layer, optimizer = stepped(3, spec)
-    file = {k: t.detach().clone(memory_format=torch.contiguous_format) for k, t in optimizer_tensors(optimizer).items()}
+    parts = Parts(layer, OneProcess(Group()))
+    collected = parts.collect(layer, optimizer)
+    file = {k: t.detach().clone(memory_format=torch.contiguous_format) for k, t in collected.items()}
     other, fresh = stepped(0, spec)
-    other.load_state_dict(layer.state_dict())
-    restore_optimizer(fresh, file)
+    parts.put_back(other, fresh, file)
     momentum = fresh.state[other.weight]["momentum_buffer"]
     assert momentum.stride() == other.weight.stride()
     step(layer, optimizer, 2)
@@ -53,8 +55,10 @@ def test_momentum_keeps_its_parameters_layout(spec: Optimizer) -> None:
 
 def test_tensors_that_fit_no_parameter_are_refused() -> None:
     """Catches the momentum of another net taken for this one's."""
-    _, optimizer = stepped(1)
-    with pytest.raises(CheckpointError, match=r"optimizer/2/momentum_buffer fits none of the 2 parameters"):
-        restore_optimizer(optimizer, {"optimizer/2/momentum_buffer": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"optimizer/0/momentum_buffer is 3, parameter 0 is 4×3×5×5"):
-        restore_optimizer(optimizer, {"optimizer/0/momentum_buffer": torch.zeros(3)})
+    layer, optimizer = stepped(1)
+    parts = Parts(layer, OneProcess(Group()))
+    whole = parts.collect(layer, optimizer)
+    with pytest.raises(CheckpointError, match=r"optimizer/fc/momentum_buffer fits none of the 2 parameters"):
+        parts.put_back(layer, optimizer, whole | {"optimizer/fc/momentum_buffer": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"optimizer/weight/momentum_buffer is 3, parameter weight is 4×3×5×5"):
+        parts.put_back(layer, optimizer, whole | {"optimizer/weight/momentum_buffer": torch.zeros(3)})

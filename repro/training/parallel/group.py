@@ -1,0 +1,197 @@
+"""The processes that train one net together: who they are, whether they agree, and how long one waits for another.
+
+`torchrun` starts them and tells each its place in environment variables; torch.distributed carries the bytes, NCCL
+between GPUs and gloo between CPUs. Without `torchrun` there is a group of one. Chapter 10 teaches it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from repro.errors import ReproError, ResourceError
+from repro.training.device import choose_device
+
+CPU = torch.device("cpu")
+TIMEOUT_S = 300.0  # without a word from another rank, before this one gives up
+# With its default, a restart by torchrun meets the first start's keys in the store that agents and workers share, and
+# with gloo some runs never come up again.
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+
+class ParallelError(ReproError):
+    """The ranks do not fit the mode or each other, or one of them was lost."""
+
+    exit_code = 7
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among `world_size`, at `rank` (0 is the first), computing on `device`."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = CPU
+    timeout_s: float = TIMEOUT_S
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the files and the lines of the log."""
+        return self.rank == 0
+
+    @property
+    def cores(self) -> int | None:
+        """This rank's share of the cores of its machine; None when it has the machine to itself."""
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return None if self.world_size == 1 else max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+    @property
+    def others(self) -> list[int]:
+        return [r for r in range(self.world_size) if r != self.rank]
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raise ParallelError, on every rank alike, at the first of `facts` that is not the same on all of them."""
+        for rank, found in enumerate(self._from_all(dict(facts))):
+            for key, value in facts.items():
+                if found[key] != value:
+                    raise ParallelError(
+                        f"rank {rank} has {key} {found[key]}, rank {self.rank} has {value}: all ranks need the same "
+                        "code, recipe and options; start every machine with the same command from the same commit"
+                    )
+
+    def from_first(self, value: Any) -> Any:
+        """What rank 0 passes, on every rank; the others' values are ignored."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def first_decides(self, decide: Callable[[], Any]) -> Any:
+        """What `decide` returns on rank 0, on every rank; an error of this package that it raises there, too."""
+        outcome: Any = None
+        if self.is_first:
+            try:
+                outcome = decide()
+            except ReproError as e:
+                outcome = e
+        outcome = self.from_first(outcome)
+        if isinstance(outcome, ReproError):
+            raise outcome
+        return outcome
+
+    def any(self, *wishes: bool) -> tuple[bool, ...]:
+        """For each wish whether any rank has it: so that all of them stop, or save, after the same step."""
+        if self.world_size == 1:
+            return wishes
+        found = torch.tensor(wishes, dtype=torch.uint8)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return tuple(bool(x) for x in found)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, on each of them."""
+        values = values.clone()
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def _from_all(self, value: Any) -> list[Any]:
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+
+@contextmanager
+def joined(device: str | None = None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
+    """The group that `torchrun` started this process for, or a group of one; raises ParallelError if it cannot form.
+
+    On a machine with GPUs each of its ranks takes the one of its own number.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1:
+        yield Group(device=choose_device(device))
+        return
+    _check_restarts()
+    own = _own_device(device)
+    rank = int(os.environ["RANK"])
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+        )
+    except (dist.DistError, RuntimeError, ValueError) as e:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ParallelError(
+            f"rank {rank} of {world_size} found no group at {where} within {timeout_s:.0f} s ({_first_line(e)}); "
+            "on one machine use `torchrun --standalone`, which takes a free port"
+        ) from e
+    try:
+        yield Group(rank, world_size, own, timeout_s)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def loss_of_a_rank_named(group: Group) -> Iterator[None]:
+    """Turn what torch.distributed raises when another rank is gone or silent into a ParallelError that says so."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as e:
+        if group.world_size == 1 or not _comes_from_the_wire(e):
+            raise
+        raise ParallelError(
+            f"rank {group.rank}: another rank died, or was silent for {group.timeout_s:.0f} s ({_first_line(e)}); "
+            "its own message says why; start again with --resume"
+        ) from e
+
+
+def code_digest() -> str:
+    """sha256 over the package's own files, to notice two ranks that run different code."""
+    package = Path(__file__).resolve().parents[2]
+    total = hashlib.sha256()
+    for path in sorted(p for kind in ("*.py", "*.toml") for p in package.rglob(kind)):
+        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process again after a rank was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def _check_restarts() -> None:
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0 and os.environ.get(OWN_STORE) != "1":
+        raise ParallelError(
+            f"torchrun --max-restarts needs {OWN_STORE}=1 in its environment: otherwise some restarts never come up"
+        )
+
+
+def _own_device(wanted: str | None) -> torch.device:
+    device = choose_device(wanted)
+    if device.type != "cuda":
+        return device
+    local, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= found:
+        raise ResourceError(
+            f"rank {local} of this machine has no GPU, there are {found}: start at most {found} processes "
+            "(--nproc-per-node), or give --device cpu"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def _comes_from_the_wire(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or any(w in str(error) for w in ("gloo", "NCCL", "Connection", "Broken"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

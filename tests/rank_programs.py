@@ -1,0 +1,107 @@
+"""What the ranks of the tests do: a few steps of a net in one of the modes, and what came of them."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro.models import alexnet
+from repro.models.alexnet import Convolution, Parts, build_2012
+from repro.training import state
+from repro.training.device import channels_last
+from repro.training.fusion import fuse
+from repro.training.optim import make_optimizer, set_rate
+from repro.training.parallel import MODES, Group, OneProcess
+from repro.training.parallel.hybrid import Hybrid
+from repro.training.parallel.shards import STATE
+from repro.training.recipe import Optimizer
+
+CLASSES = 10
+# The plan of 2012 at an eighth of its width or less, uneven where a share may be.
+SMALL = (
+    Convolution(12, 11, stride=4),
+    Convolution(16, 5, padding=2, groups=2),
+    Convolution(24, 3, padding=1),
+    Convolution(24, 3, padding=1, groups=2),
+    Convolution(16, 3, padding=1, groups=2),
+)
+HIDDEN = 50
+SGD = Optimizer(name="sgd2012", learning_rate=0.01, momentum=0.9, weight_decay=5e-4, bias_rate=2.0)
+
+
+def small_alexnet(dtype: torch.dtype, **options: Any) -> nn.Module:
+    """The net of 2012 with few maps and units, and starting weights large enough that every layer learns."""
+    defaults: dict[str, Any] = {
+        "lrn": "paper",
+        "lrn_in_columns": False,
+        "relu1_after_pool": False,
+        "within_map_norm": False,
+        "overlapping": True,
+        "middle_init_std": 0.01,
+        "dropout": "2012",
+        "round_up": True,
+    }
+    wide, alexnet.HIDDEN = alexnet.HIDDEN, HIDDEN
+    try:
+        torch.manual_seed(1)
+        net = build_2012("small", SMALL, CLASSES, Parts(**defaults | options))
+    finally:
+        alexnet.HIDDEN = wide
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.1)
+    return channels_last(net.to(dtype))
+
+
+def batch(count: int, dtype: torch.dtype, step: int) -> tuple[Tensor, Tensor]:
+    """Pictures (count, 3, 224, 224) and their labels, drawn for a step."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(count, 3, 224, 224, dtype=dtype, generator=generator)
+    return images.to(memory_format=torch.channels_last), torch.randint(CLASSES, (count,), generator=generator)
+
+
+def train_small(
+    group: Group,
+    mode: str,
+    dtype: torch.dtype,
+    counts: list[int],
+    accumulate: int = 1,
+    scheme: str = "a",
+    options: dict[str, Any] | None = None,
+    fused: bool = True,
+) -> dict[str, Any]:
+    """One step for each of `counts`, the sizes of the batches; losses, gradients of the first, state at the end.
+
+    All as rank 0 sees them: of the whole net.
+    """
+    net = small_alexnet(dtype, **options or {})
+    kind = MODES[mode]
+    parallel: OneProcess = Hybrid(group, accumulate, scheme) if kind is Hybrid else kind(group, accumulate)
+    parts = state.Parts(net, parallel)
+    model = parallel.split(net)
+    parallel.prepare(fuse(model) if fused else model).train()
+    optimizer = make_optimizer(model, SGD)
+    loss, measured, gradients = nn.functional.cross_entropy, [], {}
+    for step, count in enumerate(counts):
+        images, labels = batch(count, dtype, step)
+        optimizer.zero_grad(set_to_none=True)
+        answers = []
+        for piece in parallel.pieces(count):
+            torch.manual_seed(step)
+            answers.append(parallel.work(images[piece.rows], labels, piece, loss, nullcontext, lambda _: None))
+        own = sum(float(a.loss) * len(a.labels) for a in answers)
+        wrong = sum(int((a.logits.argmax(1) != a.labels).sum()) for a in answers)
+        seen = sum(len(a.labels) for a in answers)
+        measured.append(group.total(torch.tensor([own, wrong, seen], dtype=torch.float64)).tolist())
+        if not step:
+            own_gradients = {name: p.grad for name, p in model.named_parameters()}
+            gradients = {name: parallel.whole(name, own_gradients.get(name)) for name in parts.parameters}
+        set_rate(optimizer, SGD.learning_rate)
+        optimizer.step()
+    sent = dict(parallel.wire.sent)
+    return {
+        "measured": measured,
+        "gradients": gradients if group.is_first else None,
+        "state": parts.collect(model, optimizer) if group.is_first else parts.collect(model, optimizer) and None,
+        "sent_in_steps": {key: size for key, size in sent.items() if key[0] != STATE},
+    }
