@@ -21,6 +21,7 @@ from benchmarks import (
     lrn,
     preparing,
     readme,
+    two_processes,
 )
 from benchmarks.harness import ROUNDS, Comparison, progress, table
 from repro import records
@@ -35,6 +36,7 @@ SUBJECTS: dict[str, Callable[[int], list[Comparison]]] = {
     "alexnet_2012_step": alexnet_2012_step.compare,
     "preparing": preparing.compare,
     "imagenet_loader": imagenet_loader.compare,
+    "two_processes": two_processes.compare,
 }
 
 

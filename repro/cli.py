@@ -55,7 +55,7 @@ def train(
         float, typer.Option(min=0, help="Seconds between checkpoints inside an epoch; at its end always.")
     ] = 60.0,
     parallel: Annotated[
-        str, typer.Option(help="How the processes of torchrun share the work: columns, data, hybrid.")
+        str, typer.Option(help="How the processes of torchrun share the work: columns, data, hybrid, tensor, fsdp.")
     ] = "none",
     scheme: Annotated[str, typer.Option(help="Of hybrid: a, b or c, as its paper names them.")] = "a",
     accumulate: Annotated[int, typer.Option(min=1, help="Passes in which a batch goes through, to save memory.")] = 1,
@@ -106,12 +106,15 @@ def recipes() -> None:
 @app.command()
 def models() -> None:
     """List the nets with their parameters and sources."""
+    import torch
+
     from repro.models import get_model, list_models
     from repro.models.registry import model_info
 
     table = Table("model", "input", "parameters", "source", box=None, pad_edge=False)
     for name in list_models():
-        count = sum(p.numel() for p in get_model(name).parameters())
+        with torch.device("meta"):  # shapes alone: together the weights would take gigabytes
+            count = sum(p.numel() for p in get_model(name).parameters())
         info = model_info(name)
         table.add_row(name, "×".join(map(str, info.input_size)), f"{count:,}", info.source)
     _show(table)
