@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro.models import alexnet
 from repro.models.alexnet import Convolution, Parts, build_2012
 from repro.training import state
 from repro.training.device import channels_last
 from repro.training.fusion import fuse
+from repro.training.loop import Trainer
 from repro.training.optim import make_optimizer, set_rate
 from repro.training.parallel import MODES, Group, OneProcess
 from repro.training.parallel.hybrid import Hybrid
 from repro.training.parallel.shards import STATE
-from repro.training.recipe import Optimizer
+from repro.training.recipe import Optimizer, Recipe
 
 CLASSES = 10
 # The plan of 2012 at an eighth of its width or less, uneven where a share may be.
@@ -41,13 +41,10 @@ def small_alexnet(dtype: torch.dtype, **options: Any) -> nn.Module:
         "middle_init_std": 0.01,
         "dropout": "2012",
         "round_up": True,
+        "hidden": HIDDEN,
     }
-    wide, alexnet.HIDDEN = alexnet.HIDDEN, HIDDEN
-    try:
-        torch.manual_seed(1)
-        net = build_2012("small", SMALL, CLASSES, Parts(**defaults | options))
-    finally:
-        alexnet.HIDDEN = wide
+    torch.manual_seed(1)
+    net = build_2012("small", SMALL, CLASSES, Parts(**defaults | options))
     for p in net.parameters():
         nn.init.normal_(p, std=0.1)
     return channels_last(net.to(dtype))
@@ -105,3 +102,17 @@ def train_small(
         "state": parts.collect(model, optimizer) if group.is_first else parts.collect(model, optimizer) and None,
         "sent_in_steps": {key: size for key, size in sent.items() if key[0] != STATE},
     }
+
+
+def train_recipe(group: Group, recipe: Recipe, mode: str) -> dict[str, Any]:
+    """A whole run of a recipe: its epochs, and how many pictures this rank was given in training."""
+    trainer, seen = Trainer(recipe, 0, group.device, parallel=MODES[mode](group)), 0
+    plain = trainer.train_batches.augmented
+
+    def counted(indices: Tensor, seed: int, epoch: int, part: slice) -> tuple[Tensor, Tensor]:
+        nonlocal seen
+        seen += len(indices[part])
+        return plain(indices, seed, epoch, part)
+
+    trainer.train_batches.augmented = counted  # type: ignore[method-assign,assignment]
+    return {"history": [trainer.train_epoch(lambda: None) for _ in range(recipe.epochs)], "seen": seen}

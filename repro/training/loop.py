@@ -340,7 +340,11 @@ def train(
     """
     trainer = Trainer(recipe, seed, parallel.group.device if parallel else choose_device(device), compiled, parallel)
     keeper = Keeper(trainer, run_dir, save_every_s)
-    with loss_of_a_rank_named(trainer.parallel.group):
+    with (
+        loss_of_a_rank_named(trainer.parallel.group),
+        contextlib.closing(trainer.train_batches),
+        contextlib.closing(trainer.test_batches),
+    ):
         if resume:
             keeper.resume()
         with StopRequest(active=run_dir is not None) as stop:
