@@ -11,11 +11,11 @@ import torch
 from repro.errors import CheckpointError, RecipeError, UnknownName, nearest
 from repro.models.registry import model_info
 from repro.records import Epoch, Record, file_of, read, run_name, write
-from repro.training.loop import train
 from repro.training.parallel import MODES, Group, Hybrid, OneProcess, joined
 from repro.training.parallel.group import TIMEOUT_S, code_digest, restarted
 from repro.training.parallel.wire import write_trace
 from repro.training.recipe import Recipe, load_recipe
+from repro.training.run import train
 
 
 @dataclass(frozen=True)

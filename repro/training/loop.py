@@ -11,30 +11,26 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from repro.data import ImageSet
+from repro.data import ShardSet
 from repro.data.augmentation import Batches
 from repro.data.random import derive_seed, permutation
-from repro.errors import NumericsError, Preempted, ResourceError
+from repro.errors import NumericsError
 from repro.models import get_model
-from repro.records import Epoch, Record
+from repro.records import Epoch
 from repro.training.checkpoint import Checkpoint
-from repro.training.device import autocast, choose_device, keep_freed_memory
+from repro.training.device import autocast, keep_freed_memory
 from repro.training.fusion import fuse
-from repro.training.keeper import SAVE_EVERY_S, Keeper
 from repro.training.measure import TOP, Measured, Sums, eval_batch, mean_over_views, outside_top
 from repro.training.optim import learning_rate, loss_function, make_optimizer, set_rate
 from repro.training.parallel import Group, OneProcess
-from repro.training.parallel.group import loss_of_a_rank_named
 from repro.training.parallel.one import Piece
 from repro.training.recipe import Recipe
 from repro.training.setup import Pictures, as_input, build_net, open_pictures
-from repro.training.signals import StopRequest
 from repro.training.state import MODEL, Parts, check_same_run
 
 CHECK_EVERY = 50  # steps between two looks at the losses on a GPU
@@ -112,9 +108,7 @@ class Trainer:
         """Train to the end of the current epoch and measure; `after_step` may save, or raise to stop."""
         self._set_mode(training=True)
         epoch = self.place.epoch
-        order = permutation(len(self.train_batches), self.seed, epoch, _ORDER)
-        if isinstance(self.train_set, ImageSet):  # its pictures are on the device, and so are their indices
-            order = order.to(self.device)
+        order = self.order(epoch)
         self.train_batches.expect(self._own_rows(order))
         before, start = self.place.seconds, time.perf_counter()
         while self.place.step < self.steps_per_epoch:
@@ -144,6 +138,15 @@ class Trainer:
         )
         self._next_epoch(done)
         return done
+
+    def order(self, epoch: int) -> Tensor:
+        """The samples of an epoch, int64 (N,), in the order in which they are trained on."""
+        if isinstance(self.train_set, ShardSet):
+            if self.recipe.data.order == "shards":
+                return self.train_set.order(derive_seed(self.seed, _ORDER), epoch)
+            return permutation(len(self.train_set), self.seed, epoch, _ORDER)
+        # Its pictures are on the device, and so are their indices.
+        return permutation(len(self.train_set), self.seed, epoch, _ORDER).to(self.device)
 
     def _own_rows(self, order: Tensor) -> Iterator[Tensor]:
         """What this rank reads in the rest of the epoch, pass by pass."""
@@ -204,7 +207,7 @@ class Trainer:
             return
         step, loss = bad[0]
         first = step * self.recipe.batch_size
-        order = permutation(len(self.train_batches), self.seed, self.place.epoch, _ORDER)
+        order = self.order(self.place.epoch)
         samples = ", ".join(map(str, order[first : first + 8].tolist()))
         raise NumericsError(
             f"{self.recipe.name} seed {self.seed}: loss is {loss} at epoch "
@@ -317,48 +320,3 @@ class Trainer:
         whole = get_model(self.recipe.model, **self.recipe.model_options)
         whole.load_state_dict({k.removeprefix(MODEL): t for k, t in tensors.items() if k.startswith(MODEL)})
         return whole
-
-
-def train(
-    recipe: Recipe,
-    seed: int = 0,
-    *,
-    run_dir: Path | None = None,
-    resume: bool = False,
-    device: str | None = None,
-    compiled: bool = False,
-    parallel: OneProcess | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    save_every_s: float = SAVE_EVERY_S,
-) -> tuple[Record, nn.Module]:
-    """Train a recipe with one seed to its end; returns the record and the trained net (in evaluation mode).
-
-    With `run_dir` the run keeps checkpoints and a `record.json` there, can be stopped (Ctrl-C, SIGTERM: Preempted) and
-    resumed; without, nothing is written. `parallel` says how several ranks share it; each calls this function, and
-    rank 0 writes. Raises NumericsError at the first loss that is not finite, keeping the last checkpoint, and
-    ParallelError when another rank is lost.
-    """
-    trainer = Trainer(recipe, seed, parallel.group.device if parallel else choose_device(device), compiled, parallel)
-    keeper = Keeper(trainer, run_dir, save_every_s)
-    with (
-        loss_of_a_rank_named(trainer.parallel.group),
-        contextlib.closing(trainer.train_batches),
-        contextlib.closing(trainer.test_batches),
-    ):
-        if resume:
-            keeper.resume()
-        with StopRequest(active=run_dir is not None) as stop:
-            try:
-                while not trainer.finished:
-                    done = trainer.train_epoch(lambda: keeper.after_step(stop))
-                    keeper.save("running")
-                    if on_epoch:
-                        on_epoch(done)
-            except Preempted:
-                raise
-            except Exception as e:
-                with contextlib.suppress(ResourceError):  # on a full disk the first error is the one to tell
-                    keeper.write_record("crashed", f"{type(e).__name__}: {e}")
-                raise
-        record = keeper.write_record("complete")
-        return record, trainer.whole_net().eval()

@@ -65,6 +65,8 @@ class Data(Part):
     mean_image: Literal["none", "centre", "crop"] = later("none")
     """Subtract the training split's mean at each pixel instead of `mean`: its centre whatever the crop (the 2012 code),
     or cut along with the picture."""
+    order: Literal["samples", "shards"] = later("samples")
+    """Of an epoch: any order of all samples, or, of prepared shards, one that reads a few whole shards at a time."""
     on_damage: Literal["stop", "skip"] = later("stop")
     """What a damaged shard does to the run: ends it, or is left out, with its cost said."""
     channels: Literal[1, 3] | None = later(None)

@@ -31,11 +31,13 @@ class Pictures(NamedTuple):
 def open_pictures(recipe: Recipe, device: torch.device, workers: int | None = None) -> Pictures:
     """The data of a recipe, on `device`; `workers` threads decode what is not in memory, as many as cores if not given.
 
-    Raises RecipeError where `data.limit` is asked of a set on disk.
+    Raises RecipeError where `data.limit` is asked of a set on disk, or an order by shards of one in memory.
     """
     data = recipe.data
     train = open_set(data.name, data.train, size=data.size, fit=data.fit, on_damage=data.on_damage)
     test = open_set(data.name, data.test, size=data.size, fit=data.fit, on_damage=data.on_damage)
+    if data.order == "shards" and not isinstance(train, ShardSet):
+        raise RecipeError(f"{recipe.name}: data.order = 'shards' needs prepared shards, and {data.name} has none")
     if data.limit:
         if isinstance(train, ShardSet):
             raise RecipeError(f"{recipe.name}: data.limit cuts sets in memory; prepare a smaller {data.name} instead")

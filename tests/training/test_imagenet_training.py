@@ -112,6 +112,20 @@ def test_two_ranks_read_each_picture_once() -> None:
         assert (ours.train_error, ours.test_error) == (expected.train_error, expected.test_error)
 
 
+def test_an_order_by_shards_is_an_order_of_all_samples() -> None:
+    """Catches a sample left out or read twice, and a recipe whose key changes nothing."""
+    trainer, plain = (
+        Trainer(recipe(data=CONTENT["data"] | how), 0, torch.device("cpu")) for how in ({"order": "shards"}, {})
+    )
+    orders = [trainer.order(epoch) for epoch in (0, 1)]
+    for order in orders:
+        assert torch.equal(order.sort().values, torch.arange(len(trainer.train_set)))
+    assert not torch.equal(*orders)
+    assert not torch.equal(orders[0], plain.order(0))
+    with pytest.raises(RecipeError, match=r"needs prepared shards, and digits has none"):
+        Trainer(recipe(data={"name": "digits", "order": "shards"}), 0, torch.device("cpu"))
+
+
 def test_a_set_on_disk_cannot_be_limited() -> None:
     """Catches a limit that is silently ignored where the pictures are not in memory."""
     with pytest.raises(RecipeError, match=r"data\.limit cuts sets in memory"):
