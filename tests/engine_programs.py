@@ -1,6 +1,7 @@
 """What the ranks of the engines' tests do, and a net small enough to be trained to the end in seconds."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from repro.models import registry
-from repro.training import state, train
+from repro.training import command, state, train
+from repro.training.loop import Trainer
 from repro.training.optim import make_optimizer, set_rate
-from repro.training.parallel import MODES, Group
+from repro.training.parallel import MODES, Group, ParallelError
 
 MANY = 48  # units of a hidden layer, for two ranks and for three
 
@@ -35,6 +37,8 @@ class TinyColumns(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(64, 24), nn.ReLU(inplace=True), nn.Dropout(0.25), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 10)
         )
+        for weight in (p for p in self.parameters() if p.ndim > 1):
+            nn.init.kaiming_normal_(weight)  # so that it learns within an epoch
 
     def forward(self, x: Any) -> Any:
         return self.classifier(self.features(x).flatten(1))
@@ -60,13 +64,14 @@ class Small:
         self.group, self.parallel = group, MODES[mode](group)
         self.parts = state.Parts(net, self.parallel)
         self.model = self.parallel.split(net)
-        self.parallel.prepare(self.model).train()
+        self.forward = self.parallel.prepare(self.model)
         self.optimizer = make_optimizer(self.model, SGD)
         if tensors:
             self.parts.put_back(self.model, self.optimizer, tensors)
 
     def step(self, number: int) -> None:
         images, labels = batch(5, torch.float64, number)
+        self.forward.train()
         self.optimizer.zero_grad(set_to_none=True)
         (piece,) = self.parallel.pieces(len(labels))
         torch.manual_seed(number)
@@ -74,6 +79,15 @@ class Small:
         self.parallel.work(images[piece.rows], labels, piece, loss, contextlib.nullcontext, lambda _: None)
         set_rate(self.optimizer, SGD.learning_rate)
         self.optimizer.step()
+
+    def answer(self) -> Tensor:
+        """The logits of what this rank answers for, of pictures of which no step has seen one."""
+        images, labels = batch(5, torch.float64, 99)
+        self.forward.eval()
+        (piece,) = self.parallel.pieces(len(labels))
+        with torch.inference_mode():
+            logits, _ = self.parallel.answer(images[piece.rows], labels, piece)
+        return logits
 
     def tensors(self) -> dict[str, Tensor]:
         """Those of the whole net, on every rank."""
@@ -107,6 +121,7 @@ def shares(group: Group, modes: Sequence[str]) -> list[dict[str, Share]]:
     found = []
     for mode in modes:
         small = Small(group, mode)
+        small.answer()  # before the first step: what it gathers must not hinder training
         small.step(0)
         parameters = dict(small.model.named_parameters())
         memory = [small.optimizer.state[p]["momentum_buffer"] for p in parameters.values()]
@@ -146,3 +161,55 @@ def trained(
         measured = [m for e in record.epochs for m in (e.train_loss, e.train_error, e.test_loss, e.test_error)]
         found.append((measured, dict(model.state_dict()) if group.is_first else {}))
     return found
+
+
+def failure_of(group: Group, function: str, *args: Any) -> str:
+    """The message of the ParallelError that a function of this module raises."""
+    try:
+        globals()[function](group, *args)
+    except ParallelError as e:
+        return str(e)
+    return ""
+
+
+def agreeing(group: Group, facts: Sequence[dict[str, Any]]) -> None:
+    """The ranks compare what each of them has."""
+    group.agree(facts[group.rank])
+
+
+def left_asleep(group: Group, seconds: float) -> tuple[str, float]:
+    """How a run fails in which rank 1 falls asleep at the fourth step, and how many seconds after that."""
+    register_columns()
+    step, asleep = Trainer.step, []
+
+    def sleepy(self: Trainer, indices: Tensor) -> None:
+        if self.place.step == 3:
+            asleep.append(time.monotonic())
+            time.sleep(seconds if group.rank == 1 else 0)
+        step(self, indices)
+
+    Trainer.step = sleepy  # type: ignore[method-assign]
+    try:
+        train(tiny_recipe(model="tiny_columns"), parallel=MODES["data"](group))
+    except ParallelError as e:
+        return str(e), time.monotonic() - asleep[0]
+    return "", 0.0
+
+
+def commanded(group: Group, folder: Path, overrides: Sequence[list[str]]) -> None:
+    """`repro train` of the recipe in a folder, with other changes on each rank."""
+    register_columns()
+    command.joined = lambda *_: contextlib.nullcontext(group)  # type: ignore[assignment]
+    command.train_seeds(
+        str(folder / "tiny.toml"),
+        overrides=overrides[group.rank],
+        seeds=[0],
+        resume=False,
+        run_dir=folder / "runs",
+        records_dir=folder / "records",
+        device="cpu",
+        threads=1,
+        compiled=False,
+        save_every_s=0,
+        sharing=command.Sharing("data"),
+    )

@@ -1,5 +1,6 @@
 """What the ranks of the tests do: a few steps of a net in one of the modes, and what came of them."""
 
+from collections import OrderedDict
 from contextlib import nullcontext
 from typing import Any
 
@@ -43,8 +44,13 @@ def small_alexnet(dtype: torch.dtype, **options: Any) -> nn.Module:
         "round_up": True,
         "hidden": HIDDEN,
     }
+    dropout_first = options.pop("dropout_first", False)
     torch.manual_seed(1)
     net = build_2012("small", SMALL, CLASSES, Parts(**defaults | options))
+    if dropout_first:  # as the one-tower net of 2014 has it
+        layers = dict(net.classifier.named_children())
+        order = ["dropout6", "fc6", "relu6", "dropout7", "fc7", "relu7", "fc8"]
+        net.classifier = nn.Sequential(OrderedDict((name, layers[name]) for name in order))
     for p in net.parameters():
         nn.init.normal_(p, std=0.1)
     return channels_last(net.to(dtype))

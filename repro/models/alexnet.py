@@ -104,9 +104,11 @@ def make_relu(_: int) -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
-def make_classifier(order: str, in_features: int, num_classes: int, make_dropout: Maker) -> nn.Sequential:
+def make_classifier(
+    order: str, in_features: int, num_classes: int, make_dropout: Maker, hidden: int = HIDDEN
+) -> nn.Sequential:
     """The three fully connected layers, numbered 6 to 8 as the paper counts."""
-    widths = (in_features, HIDDEN, HIDDEN, num_classes)
+    widths = (in_features, hidden, hidden, num_classes)
 
     def make_linear(number: int) -> nn.Module:
         return nn.Linear(widths[number - 6], widths[number - 5])
@@ -140,6 +142,7 @@ class Parts:
     middle_init_std: float
     dropout: DropoutKind
     round_up: bool
+    hidden: int
 
     def order(self) -> str:
         """The names of the layers of `features`."""
@@ -176,11 +179,15 @@ class Parts:
         """The fully connected layers with the dropout that was chosen."""
         order = without(CLASSIFIER, "dropout") if self.dropout == "none" else CLASSIFIER
         kind = nn.Dropout if self.dropout == "inverted" else Dropout2012
-        return make_classifier(order, in_features, num_classes, lambda _: kind(0.5))
+        return make_classifier(order, in_features, num_classes, lambda _: kind(0.5), self.hidden)
 
 
 def build_2012(name: str, convolutions: tuple[Convolution, ...], num_classes: int, parts: Parts) -> AlexNet:
     """A net of 2012 with the starting weights of section 5; raises `OptionError` for parts that do not go together."""
+    if parts.hidden % COLUMNS:
+        raise OptionError(
+            f"{name}: hidden {parts.hidden} does not divide between {COLUMNS} columns; give an even number"
+        )
     if parts.lrn == "library" and parts.lrn_in_columns:
         raise OptionError(f"{name}: lrn 'library' sums over all maps; set lrn_in_columns to false, or lrn to 'code'")
     sides, size = ((224, 227), rounded_up_size) if parts.round_up else ((227,), output_size)
@@ -214,6 +221,7 @@ def alexnet_2012(
     middle_init_std: float = 0.01,
     dropout: DropoutKind = "2012",
     round_up: bool = True,
+    hidden: int = HIDDEN,
 ) -> AlexNet:
     """The net of the paper, its two columns as grouped convolutions: `(N, 3, 224 or 227, …)` to `(N, num_classes)`.
 
@@ -229,9 +237,10 @@ def alexnet_2012(
     middle_init_std: deviation of the starting weights of convolutions 3 to 5; 0.03 in the code, all others 0.01.
     dropout: as in section 4.2, "inverted" as in PyTorch, or "none".
     round_up: the last window of convolution 1 hangs over a border of 224 pixels; false takes 227 pixels only.
+    hidden: units of each hidden fully connected layer, half of them in each column; fewer make a net that fits a page.
     """
     parts = Parts(
-        lrn, lrn_in_columns, relu1_after_pool, within_map_norm, overlapping, middle_init_std, dropout, round_up
+        lrn, lrn_in_columns, relu1_after_pool, within_map_norm, overlapping, middle_init_std, dropout, round_up, hidden
     )
     return build_2012("alexnet_2012", TWO_COLUMNS, num_classes, parts)
 
@@ -247,6 +256,7 @@ def alexnet_2012_code(
     middle_init_std: float = 0.03,
     dropout: DropoutKind = "2012",
     round_up: bool = True,
+    hidden: int = HIDDEN,
 ) -> AlexNet:
     """Net #145 as its layer files build it: `(N, 3, 224 or 227, …)` to `(N, num_classes)`, 60,965,224 parameters.
 
@@ -254,7 +264,7 @@ def alexnet_2012_code(
     is 1.37 and 1.15 points higher.
     """
     parts = Parts(
-        lrn, lrn_in_columns, relu1_after_pool, within_map_norm, overlapping, middle_init_std, dropout, round_up
+        lrn, lrn_in_columns, relu1_after_pool, within_map_norm, overlapping, middle_init_std, dropout, round_up, hidden
     )
     return build_2012("alexnet_2012_code", TWO_COLUMNS, num_classes, parts)
 
@@ -269,11 +279,14 @@ def alexnet_one_column(
     middle_init_std: float = 0.03,
     dropout: DropoutKind = "2012",
     round_up: bool = True,
+    hidden: int = HIDDEN,
 ) -> AlexNet:
     """One column of net #145: `(N, 3, 224 or 227, …)` to `(N, num_classes)`; the control of section 3.2.
 
     48, 128, 192, 192 and 256 maps: convolution 5 is as wide as both columns' together, as the footnote there says. The
     options are those of `alexnet_2012`. 59,798,312 parameters with 1000 classes.
     """
-    parts = Parts(lrn, False, relu1_after_pool, within_map_norm, overlapping, middle_init_std, dropout, round_up)
+    parts = Parts(
+        lrn, False, relu1_after_pool, within_map_norm, overlapping, middle_init_std, dropout, round_up, hidden
+    )
     return build_2012("alexnet_one_column", ONE_COLUMN, num_classes, parts)

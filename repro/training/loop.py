@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,18 +74,16 @@ class Trainer:
         self.eval_batch = eval_batch(math.prod(net.input_size) * recipe.test_views)
         self.parts = Parts(net.model, self.parallel)
         self.model = self.parallel.split(net.model)
-        self.forward = self.parallel.prepare(self._make_forward(compiled))
+        # What is called: the same function and parameters, by a faster way where there is one.
+        fused = device.type == "cpu" and not compiled
+        self.forward = self.parallel.prepare(fuse(self.model) if fused else self.model)
+        if compiled:
+            self.parallel.compile()
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.loss = loss_function(recipe.loss)
         self.sums = Sums.zero(device)
         self.unchecked: list[tuple[int, Tensor]] = []  # steps of this epoch and their losses
         self.earlier: list[dict[str, Any]] = []  # other ways in which ranks shared this run before it was resumed
-
-    def _make_forward(self, compiled: bool) -> nn.Module:
-        """The model as it is called: the same function and parameters, by a faster way where there is one."""
-        if compiled:
-            return cast(nn.Module, torch.compile(self.model))
-        return fuse(self.model) if self.device.type == "cpu" else self.model
 
     def _set_mode(self, training: bool) -> None:
         """Training or evaluation, for the net and for what is called in its place, whose containers are its own."""

@@ -267,6 +267,21 @@ def test_options_that_do_not_go_together_are_refused() -> None:
     """Catches columns ignored in silence: PyTorch's layer has none."""
     with pytest.raises(OptionError, match="set lrn_in_columns to false"):
         on_meta("alexnet_2012_code", lrn="library")
+    with pytest.raises(OptionError, match="hidden 511 does not divide between 2 columns"):
+        on_meta("alexnet_2012", hidden=511)
+
+
+@pytest.mark.parametrize("name", ["alexnet_2012", "alexnet_2012_code", "alexnet_one_column"])
+def test_hidden_sets_the_width_of_both_hidden_layers_and_of_nothing_else(name: str) -> None:
+    """Catches one of the two left at 4096, and an option that is accepted and dropped."""
+    shapes = {key: tuple(p.shape) for key, p in on_meta(name, num_classes=10, hidden=6).named_parameters()}
+    wide = {key: tuple(p.shape) for key, p in on_meta(name, num_classes=10).named_parameters()}
+    head = {key: shape for key, shape in shapes.items() if key.startswith("classifier.")}
+    below = shapes.keys() - head.keys()
+    assert below
+    assert all(wide[key] == shapes[key] for key in below)
+    assert [head[f"classifier.fc{i}.weight"] for i in (6, 7, 8)] == [(6, 256 * 6 * 6), (6, 6), (10, 6)]
+    assert [head[f"classifier.fc{i}.bias"] for i in (6, 7, 8)] == [(6,), (6,), (10,)]
 
 
 def test_multiply_adds_are_counted_by_hand() -> None:

@@ -55,8 +55,8 @@ def test_steps_are_those_of_one_process(mode: str, world_size: int, in_one_proce
 
 
 def test_each_rank_has_its_share_and_what_all_have_is_the_same() -> None:
-    """Catches an engine that is called and splits nothing, momentum kept whole, and convolutions whose gradients are
-    not averaged, so that each rank trains its own.
+    """Catches an engine that is called and splits nothing, momentum kept whole, convolutions whose gradients are
+    not averaged, so that each rank trains its own, and buffers of inference mode that training cannot use.
     """
     ranks = in_ranks(2, shares, ["fsdp", "tensor"])
     for fsdp, tensor in ranks:
@@ -85,8 +85,8 @@ def test_a_checkpoint_of_each_mode_goes_on_in_another() -> None:
 
 
 def test_whole_runs_measure_what_one_process_measures(tmp_path: Path) -> None:
-    """Catches parameters that stay gathered after an evaluation, and are unknown to the optimizer, and buffers of
-    inference mode left behind for training; and a net that is handed over in parts.
+    """Catches parameters that stay gathered after an evaluation, and are unknown to the optimizer, a resume that puts
+    one rank's part in another's place, and a net that is handed over in parts.
     """
     ((expected, weights),) = trained(Group(), [("none", "none")], tmp_path / "one")
     pairs = [("fsdp", "fsdp"), ("fsdp", "tensor"), ("tensor", "fsdp")]

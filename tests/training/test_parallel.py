@@ -45,6 +45,7 @@ def check_equal(found: dict[str, Any], expected: dict[str, Any], tolerance: floa
         ("hybrid", 2, [6] * 10, 1, "a", {}),
         ("hybrid", 3, [8, 7], 2, "b", {}),
         ("hybrid", 3, [7, 4], 1, "c", {"dropout": "inverted"}),
+        ("hybrid", 2, [7, 4], 2, "b", {"dropout_first": True}),
     ],
 )
 def test_ranks_do_what_one_process_does(
@@ -191,6 +192,8 @@ def test_nets_and_numbers_that_a_mode_cannot_serve() -> None:
         Hybrid(Group(world_size=11)).split(small_alexnet(torch.float32))
     with pytest.raises(ParallelError, match="--scheme d: known: a, b, c"):
         Hybrid(Group(world_size=2), scheme="d")
+    with pytest.raises(ParallelError, match="--compile goes with one process or --parallel data, not with hybrid"):
+        Hybrid(Group(world_size=2)).compile()
     with pytest.raises(ParallelError, match="a batch of 2 pictures cannot go through in 3 passes"):
         OneProcess(Group(), accumulate=3).pieces(2)
 

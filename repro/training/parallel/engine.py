@@ -73,9 +73,9 @@ class TensorParallel(Hybrid):
                     "share equally; --parallel hybrid shares them as equally as possible"
                 )
         head = model.get_submodule(HEAD)
-        for layer in head.modules():
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # autograd forbids it on a rank's part of a DTensor
+        for module in head.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # autograd forbids it on a rank's part of a DTensor
         parallelize_module(head, _mesh(self.group), _plan([name for name, _ in linear]))
         self.shards.as_distributed(model)
         return model

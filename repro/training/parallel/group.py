@@ -6,6 +6,7 @@ between GPUs and gloo between CPUs. Without `torchrun` there is a group of one. 
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,8 +135,10 @@ def joined(device: str | None = None, timeout_s: float = TIMEOUT_S) -> Iterator[
             f"rank {rank} of {world_size} found no group at {where} within {timeout_s:.0f} s ({_first_line(e)}); "
             "on one machine use `torchrun --standalone`, which takes a free port"
         ) from e
+    group = Group(rank, world_size, own, timeout_s)
     try:
-        yield Group(rank, world_size, own, timeout_s)
+        with loss_of_a_rank_named(group):
+            yield group
     finally:
         dist.destroy_process_group()
 
@@ -164,12 +167,20 @@ def code_digest() -> str:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process again after a rank was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    """Whether this may be a start after a rank was lost: torchrun has leave to start all of them again.
+
+    It counts restarts for each machine apart, and only those after a loss on that machine: a rank whose own count is 0
+    may find a run that has begun.
+    """
+    return _max_restarts() > 0
+
+
+def _max_restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
 
 
 def _check_restarts() -> None:
-    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0 and os.environ.get(OWN_STORE) != "1":
+    if _max_restarts() > 0 and os.environ.get(OWN_STORE) != "1":
         raise ParallelError(
             f"torchrun --max-restarts needs {OWN_STORE}=1 in its environment: otherwise some restarts never come up"
         )
@@ -194,4 +205,6 @@ def _comes_from_the_wire(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What happened, without the places in gloo's sources and the advice after it."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^.*\[/\S+:\d+\] | This is typically caused by .*$", "", line)

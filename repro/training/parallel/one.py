@@ -63,6 +63,12 @@ class OneProcess:
         self.called = called
         return called
 
+    def compile(self) -> None:
+        """Compile what was prepared; raises ParallelError where the exchanges are inside it."""
+        if self.mode not in ("none", "data"):
+            raise ParallelError(f"--compile goes with one process or --parallel data, not with {self.mode}")
+        self.called.compile()
+
     def whole(self, name: str, tensor: Tensor | None) -> Tensor | None:
         """On rank 0 the whole net's tensor `name`; the others, which send their part of it, may get None.
 

@@ -60,11 +60,12 @@ class Draw:
 class SharedDropout(nn.Module):
     """Dropout of some samples and some units that has drawn for the whole batch and the whole layer.
 
-    Every rank draws the same numbers, those that one process would draw, and uses its own part of them.
-    `(N, units)`; `inner` is any dropout that multiplies by what it has drawn.
+    Every rank draws the same numbers, those that one process would draw, and uses its own part of them: the samples at
+    `draw.rows` and, where the layer is shared too, `columns` of its `width` units. `(N, …)`; `inner` is any dropout
+    that multiplies by what it has drawn.
     """
 
-    def __init__(self, inner: nn.Module, draw: Draw, width: int, columns: slice) -> None:
+    def __init__(self, inner: nn.Module, draw: Draw, width: int | None = None, columns: slice = slice(None)) -> None:
         super().__init__()
         self.inner, self.draw, self.width, self.columns = inner, draw, width, columns
 
@@ -72,17 +73,18 @@ class SharedDropout(nn.Module):
         if not self.training:
             kept: Tensor = self.inner(x)
             return kept
-        factors = self.inner(x.new_ones(self.draw.total, self.width))
+        shape = x.shape[1:] if self.width is None else (self.width,)
+        factors = self.inner(x.new_ones(self.draw.total, *shape))
         return x * factors[self.draw.rows, self.columns]
 
 
 def share_dropout(called: nn.Module, draw: Draw, own: Callable[[int], slice]) -> nn.Module:
-    """`called` with each dropout behind a linear layer drawing for all; `own(width)` is this rank's part of its units.
+    """`called` with each dropout drawing for all; `own(width)` is this rank's part of the units of a linear layer.
 
     `width` is the number of units of the whole layer, which `called` may hold a part of; it stands in the layer's
-    `whole_features` then. Raises ValueError for dropout that follows no linear layer.
+    `whole_features` then. What comes before the first linear layer is never a part.
     """
-    width = None
+    width: int | None = None
 
     def replace(name: str, layer: nn.Module) -> nn.Module | None:
         nonlocal width
@@ -90,8 +92,6 @@ def share_dropout(called: nn.Module, draw: Draw, own: Callable[[int], slice]) ->
             width = getattr(layer, "whole_features", layer.out_features)
         if not isinstance(layer, DROPOUTS):
             return None
-        if width is None:
-            raise ValueError(f"{name}: dropout before the first linear layer cannot be shared between ranks")
-        return SharedDropout(layer, draw, width, own(width))
+        return SharedDropout(layer, draw) if width is None else SharedDropout(layer, draw, width, own(width))
 
     return replaced(called, replace)
