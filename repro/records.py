@@ -161,6 +161,8 @@ class Spread:
     max: float
 
     def __str__(self) -> str:
+        if self.n == 1:
+            return f"{self.mean:.2%} (one run)"
         return f"{self.mean:.2%} ± {self.std:.2%} (n = {self.n}, {self.min:.2%} to {self.max:.2%})"
 
 

@@ -15,7 +15,7 @@ from repro import records
 from repro.data import load as load_digits
 from repro.errors import CheckpointError, DataError, ResourceError
 from repro.records import Record, Spread, file_of, git_state, judge, load, load_all, read, spread, write
-from repro.training import loop, train
+from repro.training import setup, train
 
 CLEAN = {"commit": "a" * 40, "dirty": False}
 
@@ -101,7 +101,7 @@ def test_a_record_names_the_files_that_were_skipped(monkeypatch: pytest.MonkeyPa
     """Catches a number from fewer pictures than the set has, of which no reader can tell."""
     register_tiny()
     monkeypatch.setattr(
-        loop, "load", lambda name, split, **how: replace(load_digits(name, split), skipped=(f"{split}/a.jpg",))
+        setup, "open_set", lambda name, split, **how: replace(load_digits(name, split), skipped=(f"{split}/a.jpg",))
     )
     found = train(tiny_recipe(epochs=1))[0]
     assert [found.data[split]["skipped"] for split in ("train", "test")] == [["train/a.jpg"], ["test/a.jpg"]]
@@ -195,6 +195,7 @@ def test_spread_is_that_of_a_sample() -> None:
     assert found.std == pytest.approx(math.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2))
     assert str(found) == "3.00% ± 2.65% (n = 3, 1.00% to 6.00%)"
     assert spread([0.5]) == Spread(0.5, 0.0, 1, 0.5, 0.5)
+    assert str(spread([0.5])) == "50.00% (one run)"  # a deviation of 0.00 % would be read as one
     with pytest.raises(DataError, match="no values"):
         spread([])
 
