@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.models.alexnet import Convolution, Parts, build_2012
 from repro.training import state
@@ -122,3 +123,45 @@ def train_recipe(group: Group, recipe: Recipe, mode: str) -> dict[str, Any]:
 
     trainer.train_batches.augmented = counted  # type: ignore[method-assign,assignment]
     return {"history": [trainer.train_epoch(lambda: None) for _ in range(recipe.epochs)], "seen": seen}
+
+
+class Moved(TorchDispatchMode):
+    """Adds up what a rank sends in the collectives that PyTorch calls, as if the ranks stood in a ring."""
+
+    def __init__(self, ranks: int) -> None:
+        super().__init__()
+        self.ranks, self.bytes = ranks, 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def size(x: Any) -> int:
+            return sum(map(size, x)) if isinstance(x, list | tuple) else x.nbytes
+
+        others = self.ranks - 1
+        match str(func).split(".")[1]:
+            case "send":
+                self.bytes += size(args[0])
+            case "_allgather_base_":  # (output, input)
+                self.bytes += others * size(args[1])
+            case "_reduce_scatter_base_":
+                self.bytes += others * size(args[0])
+            case "all_gather_into_tensor":  # (input, …)
+                self.bytes += others * size(args[0])
+            case "reduce_scatter_tensor":
+                self.bytes += others * size(args[0]) / self.ranks
+            case "all_reduce" | "allreduce_":
+                self.bytes += 2 * others * size(args[0]) / self.ranks
+        return func(*args, **(kwargs or {}))
+
+
+def bytes_moved(group: Group, mode: str, dtype: torch.dtype, count: int) -> float:
+    """What this rank sends in the second step of a small net; the first one arranges its buckets."""
+    net, parallel = small_alexnet(dtype), MODES[mode](group)
+    model = parallel.split(net)
+    parallel.prepare(model).train()
+    images, labels = batch(count, dtype, 0)
+    for _ in range(2):
+        with Moved(group.world_size) as moved:
+            for piece in parallel.pieces(count):
+                loss = nn.functional.cross_entropy
+                parallel.work(images[piece.rows], labels, piece, loss, nullcontext, lambda _: None)
+    return moved.bytes

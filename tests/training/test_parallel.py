@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from rank_programs import small_alexnet, train_small
+from rank_programs import bytes_moved, small_alexnet, train_small
 from ranks import in_ranks
 from torch import Tensor, nn
 
@@ -112,6 +112,17 @@ def test_bytes_sent_are_those_predicted(
         assert own.keys() == predicted.keys()
         for key, size in own.items():  # buckets of gradients are rounded one by one
             assert abs(size - predicted[key]) <= (8 * ranks if key[0] == "gradients" else 0), key
+
+
+@pytest.mark.parametrize(
+    ("mode", "ranks", "count"),
+    [("columns", 2, 5), ("data", 3, 6), ("hybrid", 3, 7), ("tensor", 2, 5), ("fsdp", 2, 5), ("fsdp", 3, 7)],
+)
+def test_bytes_predicted_are_those_that_pytorch_moves(mode: str, ranks: int, count: int) -> None:
+    """Catches an exchange that goes past the wire's own count, and an engine that sends more than the account says."""
+    moved = in_ranks(ranks, bytes_moved, mode, torch.float64, count)
+    predicted = [sum(small_traffic(mode, count, ranks, {})[rank].values()) for rank in range(ranks)]
+    assert moved == pytest.approx(predicted, abs=8 * ranks * ranks)  # buckets are rounded one by one
 
 
 def test_traffic_of_the_paper_by_hand() -> None:

@@ -1,6 +1,7 @@
 """What passes between the ranks in a step, and what a rank has to keep in memory: both derived from the net's shapes.
 
-Neither runs a step. The run counts the bytes it sends by itself (`Wire.sent`), and the two must agree.
+Neither runs a step. The exchanges made by hand count their bytes when they send them (`Wire.sent`); those of PyTorch's
+engines are counted by the tests, from the collectives that it calls. Both agree with what is derived here.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,9 @@ def traffic(
     value_bytes: int = FLOAT,
     parameter_bytes: int = FLOAT,
 ) -> list[Traffic]:
-    """The exchanges of one training step in `mode` (columns, data or hybrid, whose schemes send the same).
+    """The exchanges of one training step in `mode`; the schemes of hybrid send the same.
+
+    What a rank sends in a collective of PyTorch is counted as if the ranks stood in a ring.
 
     `value_bytes` is the size of an activity, 4 in float32 and 2 in bfloat16; `parameter_bytes` that of a gradient.
     Raises ValueError for another mode.
@@ -50,9 +53,14 @@ def traffic(
         return list(_columns(calls, batch_size * value_bytes))
     if mode == "data":
         return [_gradients(sum(p.numel() for p in model.parameters()) * parameter_bytes, world_size)]
+    counts = sizes_of(batch_size, world_size)
     if mode == "hybrid":
-        return list(_hybrid(calls, sizes_of(batch_size, world_size), value_bytes, parameter_bytes))
-    raise ValueError(f"traffic of mode {mode!r} is not derived here: columns, data or hybrid")
+        return list(_hybrid(calls, counts, value_bytes, parameter_bytes))
+    if mode == "tensor":
+        return list(_tensor(calls, counts, value_bytes, parameter_bytes))
+    if mode == "fsdp":
+        return list(_sharded(model, world_size, parameter_bytes))
+    raise ValueError(f"no traffic in mode {mode!r}: columns, data, hybrid, tensor or fsdp")
 
 
 def _is_norm(call: LayerCall) -> bool:
@@ -77,8 +85,7 @@ def _columns(calls: list[LayerCall], size: int) -> Iterator[Traffic]:
 
 def _hybrid(calls: list[LayerCall], counts: list[int], value_bytes: int, parameter_bytes: int) -> Iterator[Traffic]:
     """What the ranks exchange that each have `counts` of the pictures, and equal shares of the units."""
-    head = [c for c in calls if c.name.startswith(f"{HEAD}.")]
-    trunk = sum(p.numel() for c in calls if c not in head and c.first for p in c.layer.parameters())
+    head, trunk = _halves(calls)
     ranks, batch = range(len(counts)), sum(counts)
     for call in head:
         what = "features" if call is head[0] else call.name
@@ -92,6 +99,41 @@ def _hybrid(calls: list[LayerCall], counts: list[int], value_bytes: int, paramet
     sent = tuple(batch * outputs[r] * (len(counts) - 1) * value_bytes for r in ranks)
     yield Traffic(f"{head[-1].name} logits", "forward", sent)
     yield _gradients(trunk * parameter_bytes, len(counts))
+
+
+def _tensor(calls: list[LayerCall], counts: list[int], value_bytes: int, parameter_bytes: int) -> Iterator[Traffic]:
+    """The same by DTensor: the first layer split by outputs, the others by inputs, whose sums are shared out."""
+    (first, *others), trunk = _halves(calls)
+    ranks, batch = len(counts), sum(counts)
+    features = batch * prod(first.input_shape) * value_bytes
+    own = tuple(n * prod(first.input_shape) * (ranks - 1) * value_bytes for n in counts)
+    yield Traffic("features", "forward", own)
+    yield Traffic("features", "backward", (ring_bytes(features, ranks),) * ranks)
+    for call in others:
+        outputs = batch * prod(call.output_shape) * value_bytes
+        if call is others[-1]:  # every rank gets the logits, and finds their gradient by itself
+            yield Traffic(call.name, "forward", (ring_bytes(outputs, ranks),) * ranks)
+        else:
+            yield from (Traffic(call.name, p, (ring_bytes(outputs, ranks) // 2,) * ranks) for p in PHASES)
+    yield _gradients(trunk * parameter_bytes, ranks)
+
+
+def _sharded(model: nn.Module, ranks: int, parameter_bytes: int) -> Iterator[Traffic]:
+    """FSDP2's: a unit's parameters are gathered forward and again backward, where its gradients are shared out."""
+    linear = {name: list(m.parameters()) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    inside = {id(p) for parameters in linear.values() for p in parameters}
+    units = {"all else": [p for p in model.parameters() if id(p) not in inside], **linear}
+    for what, parameters in units.items():
+        # Each is cut along its first dimension, and the last cuts filled up.
+        share = sum(-(-len(p) // ranks) * p[0].numel() for p in parameters) * parameter_bytes
+        yield Traffic(what, "forward", ((ranks - 1) * share,) * ranks)
+        yield Traffic(what, "backward", (2 * (ranks - 1) * share,) * ranks)
+
+
+def _halves(calls: list[LayerCall]) -> tuple[list[LayerCall], int]:
+    """The fully connected layers, and the number of parameters before them."""
+    head = [c for c in calls if c.name.startswith(f"{HEAD}.")]
+    return head, sum(p.numel() for c in calls if c not in head and c.first for p in c.layer.parameters())
 
 
 def _gradients(size: int, world_size: int) -> Traffic:
