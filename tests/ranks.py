@@ -26,7 +26,13 @@ _context.set_forkserver_preload(["ranks"])
 def in_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout_s: float = 60.0) -> list[Any]:
     """What `function(group, *args)` returns on each rank; raises AssertionError with a rank's own traceback."""
     with tempfile.TemporaryDirectory() as folder:
-        shared = (world_size, free_port(), timeout_s, Path(folder), function, args)
+        # The server's own environment is that of the moment in which it was started.
+        place = os.environ | {
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(free_port()),
+        }
+        shared = (dict(place), timeout_s, Path(folder), function, args)
         processes = [_context.Process(target=_rank, args=(rank, *shared)) for rank in range(world_size)]
         for process in processes:
             process.start()
@@ -48,10 +54,9 @@ def free_port() -> int:
 
 
 def _rank(
-    rank: int, world_size: int, port: int, timeout_s: float, folder: Path, function: Callable[..., Any], args: Any
+    rank: int, place: dict[str, str], timeout_s: float, folder: Path, function: Callable[..., Any], args: Any
 ) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in place.items()}, MASTER_ADDR="localhost")
+    os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     try:
         with joined("cpu", timeout_s) as group:

@@ -12,6 +12,7 @@ from repro.training.device import choose_device
 from repro.training.keeper import SAVE_EVERY_S, Keeper
 from repro.training.loop import Trainer
 from repro.training.parallel import OneProcess
+from repro.training.parallel.group import loss_of_a_rank_named
 from repro.training.recipe import Recipe
 from repro.training.signals import StopRequest
 
@@ -37,7 +38,11 @@ def train(
     """
     trainer = Trainer(recipe, seed, parallel.group.device if parallel else choose_device(device), compiled, parallel)
     keeper = Keeper(trainer, run_dir, save_every_s)
-    with contextlib.closing(trainer.train_batches), contextlib.closing(trainer.test_batches):
+    with (
+        loss_of_a_rank_named(trainer.parallel.group),
+        contextlib.closing(trainer.train_batches),
+        contextlib.closing(trainer.test_batches),
+    ):
         if resume:
             keeper.resume()
         with StopRequest(active=run_dir is not None) as stop:
