@@ -195,14 +195,15 @@ def data_prepare(
     ] = "cut",
     workers: Annotated[int | None, typer.Option(min=1, help="imagenet: processes; one for each processor.")] = None,
     format_: Annotated[
-        Literal["jpeg", "raw"], typer.Option("--format", help="imagenet: of the shards; raw takes ten times the room.")
+        Literal["jpeg", "raw"], typer.Option("--format", help="imagenet: of the shards; raw takes nine times the room.")
     ] = "jpeg",
     partial: Annotated[bool, typer.Option("--partial", help="imagenet: take a copy that is not whole.")] = False,
 ) -> None:
     """Decode all splits of a set into the cache, from `$REPRO_DATA` or a download; imagenet from your own copy.
 
     The copy of ImageNet may be the official archives, folders train/CLASS/ and val/CLASS/, or parquet files. Stopped,
-    the command goes on where it was. As JPEG files the shards take some 27 GB, as raw pixels 262 GB.
+    the command goes on where it was. As raw pixels the shards take 262 GB, as JPEG files a
+    ninth of it if all photographs are like those of the flower set.
 
     **Try** `repro data prepare mnist` or `repro data prepare imagenet --source DIR`
     """

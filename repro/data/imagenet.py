@@ -180,7 +180,7 @@ def _require_room(half: Path, jobs: list[Job], options: _Options) -> None:
     if needed > free:
         raise ResourceError(
             f"{half}: {needed / 1e9:,.0f} GB of raw pixels need more than the {free / 1e9:,.0f} GB free there; "
-            "make room, or store JPEG files (--format jpeg), a tenth of it"
+            "make room, or store JPEG files (--format jpeg), about a ninth of it"
         )
 
 

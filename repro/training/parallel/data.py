@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from repro.training.parallel.group import ParallelError
 from repro.training.parallel.one import Answer, Context, Loss, OneProcess, Piece
-from repro.training.parallel.split import share_dropout, slice_of
+from repro.training.parallel.split import share_dropout, share_of
 from repro.training.parallel.wire import Wire
 
 
@@ -53,8 +53,7 @@ class DataParallel(OneProcess):
         return logits
 
     def own_rows(self, rows: slice) -> slice:
-        own = slice_of(rows.stop - rows.start, self.group.world_size, self.group.rank)
-        return slice(rows.start + own.start, rows.start + own.stop)
+        return share_of(rows, self.group.world_size, self.group.rank)
 
     def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context, check: Any) -> Answer:
         self.draw.total, self.draw.rows = len(labels), piece.rows

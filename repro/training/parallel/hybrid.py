@@ -24,7 +24,7 @@ from repro.errors import nearest
 from repro.training.parallel.data import averaged_over_ranks
 from repro.training.parallel.group import Group, ParallelError
 from repro.training.parallel.one import Answer, Context, Loss, OneProcess, Piece
-from repro.training.parallel.split import replaced, share_dropout, sizes_of, slice_of, with_outputs
+from repro.training.parallel.split import replaced, share_dropout, share_of, sizes_of, slice_of, with_outputs
 
 Scheme = Literal["a", "b", "c"]
 HEAD = "classifier"  # what the nets of this package call their fully connected layers
@@ -89,8 +89,7 @@ class Hybrid(OneProcess):
         return nn.ModuleList([self.called, self.head])
 
     def own_rows(self, rows: slice) -> slice:
-        own = slice_of(rows.stop - rows.start, self.group.world_size, self.group.rank)
-        return slice(rows.start + own.start, rows.start + own.stop)
+        return share_of(rows, self.group.world_size, self.group.rank)
 
     def rounds(self, counts: list[int]) -> list[list[slice]]:
         """For each pass through the fully connected layers, and each rank, which of its pictures go through."""

@@ -88,10 +88,9 @@ class OneProcess:
     # What a rank does in a step.
 
     def pieces(self, total: int) -> list[Piece]:
-        """The passes of this rank over a batch of `total` pictures."""
-        if total < self.accumulate:
-            raise ParallelError(f"a batch of {total} pictures cannot go through in {self.accumulate} passes")
-        passes = [slice_of(total, self.accumulate, i) for i in range(self.accumulate)]
+        """The passes of this rank over a batch of `total` pictures: fewer where that is too small for all of them."""
+        count = min(self.accumulate, total)
+        passes = [slice_of(total, count, i) for i in range(count)]
         return [Piece(self.own_rows(p), p, p is passes[-1]) for p in passes]
 
     def own_rows(self, rows: slice) -> slice:

@@ -35,9 +35,6 @@ class Shards:
         """Take note of the parameters of which an engine has made DTensors."""
         self.distributed = {name: p for name, p in model.named_parameters() if isinstance(p, DTensor)}
 
-    def keeps(self, name: str) -> bool:
-        return name not in self.rows or self.rows[name][self.group.rank] > 0
-
     def part(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of the whole tensor."""
         if name in self.distributed and tensor.ndim:

@@ -25,6 +25,12 @@ def slice_of(total: int, world_size: int, rank: int) -> slice:
     return slice(start, start + sizes[rank])
 
 
+def share_of(rows: slice, world_size: int, rank: int) -> slice:
+    """Which of some rows of a batch rank `rank` gets."""
+    own = slice_of(rows.stop - rows.start, world_size, rank)
+    return slice(rows.start + own.start, rows.start + own.stop)
+
+
 def replaced(model: nn.Module, replace: Callable[[str, nn.Module], nn.Module | None], prefix: str = "") -> nn.Module:
     """`model` with each layer for which `replace(name, layer)` returns another one in its place; all else is shared."""
     changed = copy.copy(model)
