@@ -2,8 +2,7 @@
 
 Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015, table 1. A column
 of the table is a line here, one builder makes every net, and `_bn` nets have batch normalisation between a convolution
-and its ReLU, as torchvision's do (the paper is older than batch normalisation). Chapter 12 teaches them.
-"""
+and XX"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -35,6 +34,9 @@ TABLE_1 = {
 }
 NAMES = {"vgg11": "A", "vgg11_lrn": "A-LRN", "vgg13": "B", "vgg16_1x1": "C", "vgg16": "D", "vgg19": "E"}
 INPUT = (3, 224, 224)
+CIFAR10_INPUT = (3, 32, 32)
+# Four blocks of the study's VGG-8, in the notation of table 1 (section 2.4 of the study).
+STUDY_8 = "3-64 3-64 | 3-128 3-128 | 3-256 3-256 | 3-512 3-512 |"
 POOL = 2
 DROPOUT = 0.5  # section 3.1
 
@@ -122,6 +124,26 @@ def build_vgg(name: str, column: str, batch_norm: bool, num_classes: int, dropou
     return model
 
 
+def build_study(name: str, column: str, widths: tuple[int, ...], batch_norm: bool, dropout: float, init: Init) -> VGG:
+    """A net of the CIFAR-10 study: the convolutions of `column`, then linear layers of these widths.
+
+    Dropout stands behind each hidden linear layer: the study says "similar regularization techniques as AlexNet" and
+    gives AlexNet 0.5 there (sections 2.1.4 and 3.4).
+    """
+    features = make_features(column, CIFAR10_INPUT[0], batch_norm)
+    channels = next(layer.out_channels for layer in reversed(features) if isinstance(layer, nn.Conv2d))
+    in_features = channels * (CIFAR10_INPUT[1] // POOL ** column.count("|")) ** 2
+    classifier: list[nn.Module] = []
+    *hidden, num_classes = widths
+    for width in hidden:
+        classifier += [nn.Linear(in_features, width), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        in_features = width
+    classifier.append(nn.Linear(in_features, num_classes))
+    model = VGG(name, features, nn.Sequential(*classifier), CIFAR10_INPUT)
+    init_weights(model, init)
+    return model
+
+
 def builder(name: str, column: str, batch_norm: bool) -> Callable[..., VGG]:
     """The function that is registered under `name`."""
 
@@ -144,3 +166,32 @@ for _name, _column in NAMES.items():
     if _column != "A-LRN":  # one kind of normalisation is enough
         _source += ", and batch normalisation as in torchvision"
         register(f"{_name}_bn", input_size=INPUT, source=_source)(builder(f"{_name}_bn", _column, batch_norm=True))
+
+
+STUDY = "the CIFAR-10 study, section {}"
+
+
+@register("vgg16_cifar10", input_size=CIFAR10_INPUT, source=STUDY.format("2.2"))
+def vgg16_cifar10(num_classes: int = 10, dropout: float = 0.5, init: Init = "pytorch") -> VGG:
+    """Column D for 32×32 colour images: `(N, 3, 32, 32)` to `(N, num_classes)`, 33,638,218 parameters with 10 classes.
+
+    Five pools leave one place of 512 maps; 4096 and 4096 hidden units follow, with dropout.
+
+    init: the rule of the starting weights, see `init_weights`. The study names none, so the default is PyTorch's.
+    """
+    return build_study("vgg16_cifar10", TABLE_1["D"], (4096, 4096, num_classes), False, dropout, init)
+
+
+@register("vgg16_bn_cifar10", input_size=CIFAR10_INPUT, source=STUDY.format("2.3"))
+def vgg16_bn_cifar10(num_classes: int = 10, dropout: float = 0.5, init: Init = "pytorch") -> VGG:
+    """`vgg16_cifar10` with batch normalisation between each convolution and its ReLU: 33,646,666 parameters."""
+    return build_study("vgg16_bn_cifar10", TABLE_1["D"], (4096, 4096, num_classes), True, dropout, init)
+
+
+@register("vgg8_cifar10", input_size=CIFAR10_INPUT, source=STUDY.format("2.4"))
+def vgg8_cifar10(num_classes: int = 10, dropout: float = 0.5, init: Init = "pytorch") -> VGG:
+    """Eight convolutions in four blocks for 32×32 colour images, 4096 hidden units: 13,119,050 parameters.
+
+    The study counts its convolutions; with its two linear layers it has ten layers with weights.
+    """
+    return build_study("vgg8_cifar10", STUDY_8, (4096, num_classes), False, dropout, init)

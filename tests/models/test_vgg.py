@@ -180,3 +180,28 @@ def test_options_reach_the_net() -> None:
     assert on_meta("vgg16_bn", num_classes=7).get_parameter("classifier.6.weight").shape == (7, 4096)
     with pytest.raises(OptionError, match="vgg16: option init is one of 'he', 'glorot', 'pytorch', 'vgg', found 'xav'"):
         get_model("vgg16", init="xav")
+
+
+# Section 2 of the CIFAR-10 study, each layer's weights and biases added up by hand.
+STUDY_COUNTS = {
+    "vgg16_cifar10": 14_714_688 + (512 * 4096 + 4096) + (4096 * 4096 + 4096) + (4096 * 10 + 10),
+    "vgg16_bn_cifar10": 14_714_688 + 2 * 4224 + (512 * 4096 + 4096) + (4096 * 4096 + 4096) + (4096 * 10 + 10),
+    "vgg8_cifar10": 4_685_376 + (512 * 2 * 2 * 4096 + 4096) + (4096 * 10 + 10),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), STUDY_COUNTS.items())
+def test_the_study_s_nets(name: str, expected: int) -> None:
+    """Catches a block too many (512 features in place of 2,048), a hidden layer kept in VGG-8, another start."""
+    model = get_model(name).eval()
+    assert count(model) == expected
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert [type(m) for m in model.features if isinstance(m, nn.MaxPool2d)] == [nn.MaxPool2d] * (
+        4 if "8" in name else 5
+    )
+    hidden = [m for m in model.classifier if isinstance(m, nn.Linear)]
+    assert [m.out_features for m in hidden] == ([4096, 10] if "8" in name else [4096, 4096, 10])
+    assert sum(isinstance(m, nn.Dropout) for m in model.classifier) == len(hidden) - 1
+    assert hidden[0].weight.abs().max().item() == pytest.approx(hidden[0].in_features ** -0.5, rel=1e-3), (
+        "PyTorch's start"
+    )
