@@ -174,11 +174,15 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), std, len(values), min(values), max(values))
 
 
-def judge(ours: Spread, published: float, rounding: float, samples: int | None) -> str:
+POINT = 0.01  # of an error rate
+IMAGENET_MARGIN = POINT  # of top-1, where the resizing of the pictures is a choice too
+
+
+def judge(ours: Spread, published: float, rounding: float, samples: int | None, margin: float = POINT / 2) -> str:
     """The verdict on a published error rate, given ours over several seeds; with `samples` None, on another quantity.
 
     `reproduced`: it lies in our 95 % t-interval widened by the binomial error of a test set of `samples` and by half
-    a unit of the source's last digit. `close`: within the larger of three standard deviations and 0.5 points. Beating
+    a unit of the source's last digit. `close`: within the larger of three standard deviations and `margin`. Beating
     it by more than three standard deviations is said too. A single run is never more than `single run`.
     """
     if ours.n < 2:
@@ -187,11 +191,11 @@ def judge(ours: Spread, published: float, rounding: float, samples: int | None) 
 
     interval = t.ppf(0.975, ours.n - 1) * ours.std / math.sqrt(ours.n)
     binomial = 1.96 * math.sqrt(published * (1 - published) / samples) if samples else 0.0
-    half_a_point = 0.005 if samples else 0.0
+    margin = margin if samples else 0.0
     distance = abs(ours.mean - published)
     if distance <= math.hypot(interval, binomial) + rounding:
         verdict = "reproduced"
-    elif distance <= max(3 * ours.std, half_a_point):
+    elif distance <= max(3 * ours.std, margin):
         verdict = "close"
     else:
         verdict = "not reproduced"

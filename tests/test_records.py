@@ -14,7 +14,19 @@ from helpers import register_tiny, tiny_recipe
 from repro import records
 from repro.data import load as load_digits
 from repro.errors import CheckpointError, DataError, ResourceError
-from repro.records import Record, Spread, file_of, git_state, judge, load, load_all, read, spread, write
+from repro.records import (
+    IMAGENET_MARGIN,
+    Record,
+    Spread,
+    file_of,
+    git_state,
+    judge,
+    load,
+    load_all,
+    read,
+    spread,
+    write,
+)
 from repro.training import setup, train
 
 CLEAN = {"commit": "a" * 40, "dirty": False}
@@ -226,6 +238,14 @@ def test_spread_is_that_of_a_sample() -> None:
 def test_verdicts_worked_out_by_hand(mean: float, std: float, n: int, verdict: str) -> None:
     """Catches z for t, the deviation for its error of the mean, a one-sided interval, and a verdict on one run."""
     assert judge(Spread(mean, std, n, mean - std, mean + std), 0.01, 0.00005, 10_000) == verdict
+
+
+def test_imagenet_gets_a_full_point() -> None:
+    """Catches a margin that is not passed on, and one that is half of what the preface promises."""
+    ours = Spread(0.3999, 0.001, 3, 0.3989, 0.4009)
+    assert judge(ours, 0.407, 0.0005, 50_000) == "not reproduced, better than published"
+    assert judge(ours, 0.407, 0.0005, 50_000, margin=IMAGENET_MARGIN) == "close, better than published"
+    assert judge(ours, 0.4105, 0.0005, 50_000, margin=IMAGENET_MARGIN) == "not reproduced, better than published"
 
 
 @pytest.fixture
