@@ -122,6 +122,7 @@ class AlexNetCIFAR10(nn.Module):
 
     def __init__(self, num_classes: int = 10, dropout: float = 0.5) -> None:
         super().__init__()
+        self.input_size = CIFAR10_INPUT
         layers: list[nn.Module] = []
         channels, size, _ = CIFAR10_INPUT
         for out_channels, pooled in CIFAR10_CONVOLUTIONS:

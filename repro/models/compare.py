@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from repro.models.describe import Description, both, describe
-from repro.models.fields import Fields, receptive_fields
 from repro.models.layers import LocallyConnected2d, RBFOutput, SparseConv2d
 from repro.models.registry import OptionError, get_model, model_info
-from repro.models.summary import LayerCall, LayerTable, layer_calls, layer_row
+from repro.models.summary import LayerCall, layer_calls, layer_row, layer_table
 from repro.models.tables import Line, aligned_text, html_table
+from repro.receptive_field import FieldRow, TraceError, receptive_field, use_name
 
 Size = tuple[int, int, int]  # (C, H, W)
 Facts = dict[str, Any]  # what a cell is about -> a value that prints as the cell; None where there is nothing
@@ -171,7 +171,7 @@ class Stage:
     """A layer with weights and what follows it; the stage `input` is what stands before the first of them."""
 
     head: LayerCall | None = None
-    fields: Fields | None = None
+    fields: FieldRow | None = None  # None where they are not known
     followers: list[Description] = field(default_factory=list)
     output_shape: tuple[int, ...] = ()
 
@@ -198,17 +198,19 @@ class Stage:
         }
 
 
-def stages(calls: Sequence[LayerCall], size: Size) -> dict[str, Stage]:
+def stages(model: nn.Module, size: Size) -> dict[str, Stage]:
     """The stages of a net by name: `input`, `conv1`, …, `fc1`, …"""
+    calls, fields, uses = layer_calls(model, size), _fields(model, size), Counter[str]()
     now = Stage(output_shape=size)
     found, numbers = {"input": now}, Counter[str]()
-    for call, fields in zip(calls, receptive_fields(calls, size[1:]), strict=True):
+    for call in calls:
+        uses[call.name] += 1
         if not call.chained:
             now.followers.append(Description("other", "an operation that is no layer"))
         kind = next((kind for kind, classes in KINDS.items() if isinstance(call.layer, classes)), None)
         if kind:
             numbers[kind] += 1
-            now = found[f"{kind}{numbers[kind]}"] = Stage(call, fields)
+            now = found[f"{kind}{numbers[kind]}"] = Stage(call, fields.get(use_name(call.name, uses[call.name])))
         elif (words := describe(call.layer, call)).part != "nothing":
             now.followers.append(words)
         if kind or len(call.output_shape) > 1:  # maps that are only laid out in a row are passed on as maps
@@ -216,10 +218,17 @@ def stages(calls: Sequence[LayerCall], size: Size) -> dict[str, Stage]:
     return found
 
 
+def _fields(model: nn.Module, size: Size) -> dict[str, FieldRow]:
+    """The receptive fields by the names of the layers; none where the net does something that has no rule."""
+    try:
+        return {row.name: row for row in receptive_field(model, size)}
+    except TraceError:
+        return {}
+
+
 def _net_facts(model: nn.Module, size: Size) -> dict[str, Facts]:
-    calls = layer_calls(model, size)
-    table = LayerTable([layer_row(call) for call in calls])
-    facts = {name: stage.facts() for name, stage in stages(calls, size).items()}
+    table = layer_table(model, size)
+    facts = {name: stage.facts() for name, stage in stages(model, size).items()}
     facts["in all"] = {"parameters": f"{table.parameters:,}", "multiply-adds": f"{table.multiply_adds:,}"}
     return facts
 
@@ -234,13 +243,13 @@ def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def _reach(fields: Fields, output_shape: Sequence[int]) -> str:
+def _reach(fields: FieldRow, output_shape: Sequence[int]) -> str:
     """`51 px, every 8 from −2`: how many pixels a unit sees, and where the fields lie if there is more than one."""
-    down, across = fields
-    size = f"{both(down.size, across.size)} px"
+    size = f"{both(*fields.size)} px"
     if math.prod(output_shape[1:]) == 1:
         return size
-    grid = f"every {both(down.stride, across.stride)} from {both(down.start, across.start)}"
+    down, across = fields.effective_padding
+    grid = f"every {both(*fields.effective_stride)} from {both(-down, -across)}"
     return f"{size}, {grid.replace('-', '−')}"
 
 

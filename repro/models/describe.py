@@ -6,11 +6,26 @@ from typing import Any
 
 from torch import nn
 
-from repro.models.fields import ACTIVATIONS, sliding
-from repro.models.layers import Dropout2012, LocallyConnected2d, RBFOutput, SparseConv2d, TrainableSubsampling
+from repro.models.layers import (
+    Dropout2012,
+    LocallyConnected2d,
+    RBFOutput,
+    ScaledTanh,
+    SparseConv2d,
+    TrainableSubsampling,
+)
 from repro.models.normalization import LocalResponseNorm, LRNConstants, ResponseNormWithinMap
 from repro.models.summary import LayerCall
 from repro.receptive_field import effective_kernel_size
+
+Window = tuple[int, int, int, int]  # kernel_size, stride, padding, dilation along one axis
+
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, ScaledTanh)
+# What reads its input at one place only: elementwise, or across the maps.
+POINTWISE = (
+    *(*ACTIVATIONS, nn.Dropout, nn.Dropout2d, Dropout2012, nn.Identity, nn.Flatten),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.LocalResponseNorm, LocalResponseNorm),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,19 @@ def sides(value: Any) -> str:
 def both(down: Any, across: Any) -> str:
     """One number where the axes agree, else both."""
     return f"{down}" if down == across else f"{down}×{across}"
+
+
+def sliding(layer: Any, axis: int) -> Window:
+    """The window of a layer with PyTorch's attributes; those it lacks have PyTorch's defaults."""
+
+    def of_axis(value: Any) -> Any:
+        return value[axis] if isinstance(value, tuple | list) else value
+
+    defaults = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+    kernel_size, stride, padding, dilation = (of_axis(getattr(layer, key, value)) for key, value in defaults.items())
+    if isinstance(padding, str):  # "same" or "valid"
+        padding = (effective_kernel_size(kernel_size, dilation) - 1) // 2 if padding == "same" else 0
+    return kernel_size, stride, padding, dilation
 
 
 def sliding_window(call: LayerCall) -> str:

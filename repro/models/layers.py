@@ -9,13 +9,14 @@ and the unshared layers of the CIFAR-10 nets before it.  Chapters 3, 6 and 9 tea
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import ReproError
-from repro.receptive_field import output_size
+from repro.receptive_field import BOTH_SAME, Whole, Windows, output_size, register_window, slides
 
 
 class InputShapeError(ReproError, ValueError):
@@ -136,7 +137,8 @@ class RBFOutput(nn.Module):
         self.register_buffer("codes", codes.clone())  # (num_classes, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        device = "cpu" if x.is_meta else x.device.type  # a tensor without contents, which has no autocast
+        with torch.autocast(device, enabled=False):
             x = x.to(self.codes.dtype)
             # ‖x − w‖² = ‖x‖² − 2 x·w + ‖w‖²: one matrix product, no (N, classes, features) difference.
             own = x.square().sum(dim=1, keepdim=True)  # (N, 1)
@@ -229,6 +231,26 @@ class Dropout2012(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+@register_window(ScaledTanh, Dropout2012)
+def _(layer: nn.Module, input_size: tuple[int, int], output_size: tuple[int, int]) -> Windows:
+    return BOTH_SAME
+
+
+@register_window(TrainableSubsampling)
+def _(layer: nn.Module, input_size: tuple[int, int], output_size: tuple[int, int]) -> Windows:
+    return slides(TrainableSubsampling.BLOCK, TrainableSubsampling.BLOCK)
+
+
+@register_window(SparseConv2d, RoundUpConv2d, LocallyConnected2d)
+def _(layer: Any, input_size: tuple[int, int], output_size: tuple[int, int]) -> Windows:
+    return slides(layer.kernel_size, getattr(layer, "stride", 1), getattr(layer, "padding", 0))
+
+
+@register_window(RBFOutput)
+def _(layer: nn.Module, input_size: tuple[int, int], output_size: tuple[int, int]) -> Windows:
+    return Whole(input_size[0]), Whole(input_size[1])
 
 
 @torch.no_grad()

@@ -62,6 +62,8 @@ class LeNet5(nn.Module):
     Its input is meant to have background −0.1 and ink 1.175 (section II-B).
     """
 
+    input_size = LENET5_INPUT
+
     def __init__(self) -> None:
         super().__init__()
         codes = digit_codes()
@@ -95,6 +97,8 @@ class LeNet5Modern(nn.Module):
     ReLU for the scaled tanh, max-pooling for trainable subsampling, full connections, a linear output, no
     border. 44,426 parameters with ten classes.
     """
+
+    input_size = MODERN_INPUT
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

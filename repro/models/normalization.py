@@ -10,12 +10,13 @@ add n, and divide α by n; TensorFlow counts maps on one side. `LRNConstants` tu
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
 from repro.errors import ReproError, nearest
 from repro.models.response import Reach, Response
+from repro.receptive_field import BOTH_SAME, Slide, Windows, register_window
 
 Convention = Literal["paper", "code"]
 
@@ -150,6 +151,18 @@ class ResponseNormWithinMap(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha:g}, beta={self.beta:g}, k={self.k:g}"
+
+
+@register_window(LocalResponseNorm)
+def _(layer: nn.Module, input_size: tuple[int, int], output_size: tuple[int, int]) -> Windows:
+    return BOTH_SAME
+
+
+@register_window(ResponseNormWithinMap)
+def _(layer: Any, input_size: tuple[int, int], output_size: tuple[int, int]) -> Windows:
+    before, _ = reach(layer.size, "code")
+    window = Slide(layer.size, padding=before)
+    return window, window
 
 
 def local_response_norm(

@@ -2,7 +2,8 @@
 
 Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015, table 1. A column
 of the table is a line here, one builder makes every net, and `_bn` nets have batch normalisation between a convolution
-and XX"""
+and its ReLU.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -21,7 +22,7 @@ from repro.models.alexnet import (
 )
 from repro.models.layers import Dropout2012, check_input
 from repro.models.normalization import LocalResponseNorm
-from repro.models.registry import register
+from repro.models.registry import OptionError, register
 
 # "3-64" is the paper's conv3-64, 64 kernels of 3×3; "|" is a max-pooling of 2×2; ReLU follows every convolution.
 TABLE_1 = {
@@ -43,6 +44,7 @@ DROPOUT = 0.5  # section 3.1
 # The paper prints a "variance" of 10⁻² (section 3.1). A deviation of 0.01 must be meant, as in AlexNet: with one of 0.1
 # the logits of column A start at the order of 10⁸, for pixels of 0…255 less their mean.
 VGG_STD = 0.01
+FROM_A = 4  # section 3.1: convolutions of column A that the deeper columns start from
 
 Init = Literal["he", "glorot", "pytorch", "vgg"]
 
@@ -111,6 +113,44 @@ def init_weights(model: nn.Module, init: Init) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         else:
             nn.init.normal_(layer.weight, std=VGG_STD)
+
+
+def grow(small: VGG, large: VGG) -> dict[str, str]:
+    """Start a deeper column from a trained A (section 3.1): copies its first four convolutions and its linear layers.
+
+    Returns the layers copied, those of `large` by name with those of `small`. Counted through, the second convolution
+    of A (64 to 128 maps) fits no deeper column's second (64 to 64); so we read "the first four" by their place: a
+    convolution goes to the same place of the same block. All else in `large`, batch normalisation included, stays.
+    Raises OptionError, with nothing copied, where a layer has no counterpart of its shape.
+    """
+    places, sources = _places(large), _places(small)
+    copied: dict[str, str] = {}
+    for place in [*sources][:FROM_A] + [place for place in sources if place[0] == "classifier"]:
+        source, target = sources[place], places.get(place)
+        if target is None or _weight(large, target).shape != _weight(small, source).shape:
+            raise OptionError(f"{large.name} has no layer of the shape of {small.name}'s {source} in its place")
+        copied[target] = source
+    for target, source in copied.items():
+        large.get_submodule(target).load_state_dict(small.get_submodule(source).state_dict())
+    return copied
+
+
+def _weight(model: VGG, layer: str) -> nn.Parameter:
+    return model.get_submodule(layer).get_parameter("weight")
+
+
+def _places(model: VGG) -> dict[tuple[str, int, int], str]:
+    """Layers with weights by part, block (the pools before it) and number in the block, in the order of their use."""
+    places: dict[tuple[str, int, int], str] = {}
+    for part in ("features", "classifier"):
+        block = number = 0
+        for name, layer in model.get_submodule(part).named_children():
+            if isinstance(layer, nn.MaxPool2d):
+                block, number = block + 1, 0
+            elif isinstance(layer, nn.Conv2d | nn.Linear):
+                places[part, block, number] = f"{part}.{name}"
+                number += 1
+    return places
 
 
 def build_vgg(name: str, column: str, batch_norm: bool, num_classes: int, dropout: DropoutKind, init: Init) -> VGG:

@@ -17,8 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Polygon
 from torch import nn
 
 from repro.models.compare import Stage, stages
-from repro.models.fields import sliding
-from repro.models.summary import layer_calls
+from repro.models.describe import sliding
 from repro.visualization.figures import BLUE, ORANGE, VERMILLION
 
 # In pixels at 100 dpi: a page of the book is about 700 wide.
@@ -54,7 +53,7 @@ def blocks(model: nn.Module, input_size: tuple[int, int, int]) -> list[Block]:
     The image and the last layer stand in one piece. Hidden fully connected layers are split like the maps, as the two
     GPUs of 2012 held them; in the model each of them is one layer.
     """
-    found = stages(layer_calls(model, input_size), input_size)
+    found = stages(model, input_size)
     columns = max(_groups(stage) for stage in found.values())
     first, *_, last = found
     return [_block(name, stage, 1 if name in (first, last) else columns) for name, stage in found.items()]

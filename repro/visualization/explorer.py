@@ -3,7 +3,7 @@
 An explorer is an ES module in anywidget's form (`export default { render({ model, el }) }`), the modules it
 imports, and a style sheet on top of `explorer.css`, all beside this file. `Explorer._repr_html_` puts them and the
 starting values into one piece of HTML that asks nothing of a kernel or of the network. Chapter 1:
-`convolution_explorer`; chapter 7: `augmentation_explorer`.
+`convolution_explorer`; chapter 7: `augmentation_explorer`; chapter 13: `receptive_fields.py`.
 """
 
 import base64

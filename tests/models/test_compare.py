@@ -160,8 +160,8 @@ def test_stages_that_only_one_net_has_stand_in_the_order_of_the_layers() -> None
     assert rows["fc2", "layer"] == ("–", "linear 3 → 2")
 
 
-def test_an_operation_outside_the_layers_is_told_and_ends_the_fields() -> None:
-    """Catches a functional ReLU that goes unseen, also in place, and a receptive field that pretends to know of it."""
+def test_an_operation_outside_the_layers_is_told_and_one_without_a_rule_ends_the_fields() -> None:
+    """Catches a functional ReLU that goes unseen, also in place, and a field above an operation that has no rule."""
 
     class Functional(nn.Module):
         def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
@@ -171,14 +171,20 @@ def test_an_operation_outside_the_layers_is_told_and_ends_the_fields() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.second(self.operation(self.first(x)))
 
-    for operation, seen in ((F.relu, True), (F.relu_, True), (lambda x: x, False)):
+    operations: list[tuple[Callable[[Tensor], Tensor], bool, bool]] = [
+        (F.relu, True, True),
+        (F.relu_, True, True),
+        (lambda x: x.flip(2), True, False),
+        (lambda x: x, False, True),
+    ]
+    for operation, seen, known in operations:
         model = Functional(operation)
         changed = found(compare(model, nn.Sequential(model.first, model.second), input_size=SIZE))
-        expected = {
-            ("conv1", "followed by"): ("an operation that is no layer", "–"),
-            ("conv2", "receptive field"): ("–", "5 px, every 1 from 0"),
-        }
-        assert changed == (expected if seen else {})
+        expected = {("conv1", "followed by"): ("an operation that is no layer", "–")} if seen else {}
+        if not known:
+            expected["conv1", "receptive field"] = ("–", "3 px, every 1 from 0")
+            expected["conv2", "receptive field"] = ("–", "5 px, every 1 from 0")
+        assert changed == expected
 
 
 def test_options_stand_behind_the_name() -> None:

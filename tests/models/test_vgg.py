@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from repro.models import get_model, layer_table, list_models
 from repro.models.layers import Dropout2012
 from repro.models.registry import OptionError
-from repro.models.vgg import NAMES, TABLE_1, init_weights, make_features
+from repro.models.vgg import NAMES, TABLE_1, grow, init_weights, make_features
 
 # Table 2 of the paper, in millions.
 MILLIONS = {"A": 133, "A-LRN": 133, "B": 133, "C": 134, "D": 138, "E": 144}
@@ -147,6 +147,55 @@ def test_the_paper_s_start_is_a_deviation_and_not_a_variance() -> None:
         for layer in layers:
             layer.weight *= 10
         assert 1e7 < model(pixels).abs().max() < 1e10
+
+
+# Where the four convolutions and three linear layers of A go, read off table 1 with torchvision's numbers.
+LINEAR = {f"classifier.{i}": f"classifier.{i}" for i in (0, 3, 6)}
+GROWN = {
+    "vgg13": {"features.0": "features.0", "features.5": "features.3", "features.10": "features.6"}
+    | {"features.12": "features.8"},
+    "vgg19": {"features.0": "features.0", "features.5": "features.3", "features.10": "features.6"}
+    | {"features.12": "features.8"},
+    "vgg16_bn": {"features.0": "features.0", "features.7": "features.3", "features.14": "features.6"}
+    | {"features.17": "features.8"},
+}
+
+
+@pytest.mark.parametrize(("name", "convolutions"), GROWN.items())
+def test_a_deeper_column_starts_from_seven_layers_of_a(name: str, convolutions: dict[str, str]) -> None:
+    """Catches layers matched by their bare number, a fifth convolution, a bias left behind, and another layer touched.
+
+    The nets are cut to 16 hidden units, so that their weights take a tenth of the memory.
+    """
+    small, large = on_meta("vgg11"), on_meta(name)
+    for net in (small, large):
+        net.classifier[0], net.classifier[3] = nn.Linear(25088, 16, device="meta"), nn.Linear(16, 16, device="meta")
+        net.classifier[6] = nn.Linear(16, 10, device="meta")
+        net.to_empty(device="cpu")
+        for value in net.state_dict().values():
+            value.fill_(0)
+    for number, parameter in enumerate(small.parameters(), 1):
+        nn.init.constant_(parameter, number)
+    assert grow(small, large) == convolutions | LINEAR
+    taken = {
+        f"{key}.{part}": f"{value}.{part}"
+        for key, value in (convolutions | LINEAR).items()
+        for part in ("weight", "bias")
+    }
+    given = small.state_dict()
+    for key, value in large.state_dict().items():
+        assert torch.equal(value, given[taken[key]]) if key in taken else not value.any(), key
+
+
+def test_a_net_that_is_no_deeper_column_is_refused() -> None:
+    """Catches layers copied into a net that does not fit as a whole, after which it is half one and half the other."""
+    small, study = on_meta("vgg11"), get_model("vgg16_cifar10")
+    before = {key: value.clone() for key, value in study.state_dict().items()}
+    with pytest.raises(OptionError, match=r"vgg16_cifar10 has no layer of the shape of vgg11's classifier\.0"):
+        grow(small, study)
+    assert all(torch.equal(value, before[key]) for key, value in study.state_dict().items())
+    with pytest.raises(OptionError, match=r"vgg11 has no layer of the shape of vgg8_cifar10's features\.2"):
+        grow(on_meta("vgg8_cifar10"), small)
 
 
 def paper_lrn(x: Tensor) -> Tensor:
