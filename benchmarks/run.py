@@ -16,11 +16,13 @@ from benchmarks import (
     alexnet_2012_step,
     alexnet_step,
     augmentation,
+    dense,
     imagenet_loader,
     lenet_epoch,
     lrn,
     preparing,
     readme,
+    receptive_field,
     two_processes,
 )
 from benchmarks.harness import ROUNDS, Comparison, progress, table
@@ -34,8 +36,10 @@ SUBJECTS: dict[str, Callable[[int], list[Comparison]]] = {
     "alexnet_step": alexnet_step.compare,
     "lrn": lrn.compare,
     "alexnet_2012_step": alexnet_2012_step.compare,
+    "dense": dense.compare,
     "preparing": preparing.compare,
     "imagenet_loader": imagenet_loader.compare,
+    "receptive_field": receptive_field.compare,
     "two_processes": two_processes.compare,
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from repro.data import load
     from repro.models import get_model, list_models
 
-_ROOMS = ("data", "errors", "models", "records", "training", "visualization", "receptive_field")
+_ROOMS = ["data", "dense", "errors", "evaluation", "models", "receptive_field", "records", "training", "visualization"]
 _SHORTCUTS = {"load": "repro.data", "list_models": "repro.models", "get_model": "repro.models"}
 
 __all__ = ["__version__", "data", "get_model", "list_models", "load", "models", "records", "training"]

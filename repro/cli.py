@@ -7,15 +7,14 @@ import sys
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from repro.errors import ReproError, ResourceError
-
-WIDEST = 1000  # columns of a table
+from repro.cli_groups import Device, NetName, bench_app, data_app, show
+from repro.errors import RecipeError, ReproError, ResourceError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,17 +24,10 @@ app = typer.Typer(
     help="Train the nets of the book, prepare their data, and read what the runs measured.\n\n"
     "Start with `repro doctor`, then `repro train lenet5-modern`. With `--debug` an error shows where it was raised.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Prepare, list and check sets of pictures.")
 app.add_typer(data_app, name="data")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure how fast nets train and sets load.")
 app.add_typer(bench_app, name="bench")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe of the package, or a file that ends in .toml.")]
-DataName = Annotated[str, typer.Argument(help="A set, for example mnist. `repro data list` shows all.")]
-Precision = Literal["auto", "float32", "bf16"]
-Fit = Literal["cut", "squash", "shorter"]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the best there is when not given.")]
-NetName = Annotated[str, typer.Argument(help="A net of `repro models`, with options if need be: NAME:KEY=VALUE,….")]
 
 
 @app.command()
@@ -100,7 +92,7 @@ def recipes() -> None:
     for name in list_recipes():
         r = load_recipe(name)
         table.add_row(name, r.model, r.data.name, str(r.epochs), r.title)
-    _show(table)
+    show(table)
 
 
 @app.command()
@@ -117,7 +109,7 @@ def models() -> None:
             count = sum(p.numel() for p in get_model(name).parameters())
         info = model_info(name)
         table.add_row(name, "×".join(map(str, info.input_size)), f"{count:,}", info.source)
-    _show(table)
+    show(table)
 
 
 @app.command()
@@ -136,6 +128,30 @@ def compare(
     from repro.models.compare import compare
 
     typer.echo(compare(a, b, show_equal=all_))
+
+
+@app.command("receptive-field")
+def receptive_field(
+    model: Annotated[str, typer.Argument(help="A net of `repro models`, torchvision:NAME, or MODULE:FUNCTION.")],
+    input_: Annotated[
+        str | None, typer.Option("--input", help="Pixels of the image: 224, 224,320 or 3,224,224.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Tell of this layer: a unit of it, the middle one.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Row and column of the layer's unit: R,C.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the explorer of the net.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write a picture of what the unit reads.")] = None,
+) -> None:
+    """Print the receptive field of every layer of a net, or what one unit reads of the image and of each layer.
+
+    MODULE:FUNCTION is your own: a file here, and a function in it that takes nothing and returns a `torch.nn.Module`.
+
+    **Try** `repro receptive-field torchvision:resnet50` or `repro receptive-field alexnet_2012 --layer features.pool5`
+    """
+    from repro.receptive_field.command import report
+
+    typer.echo(report(model, input_, layer, unit, csv, json, html, svg))
 
 
 @app.command()
@@ -172,7 +188,45 @@ def records(
                 r.device["name"],
                 commit,
             )
-    _show(table)
+    show(table)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeName,
+    set_: Annotated[list[str], typer.Option("--set", help="What the run was changed by, as it was trained.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the run.")] = 0,
+    run_dir: Annotated[Path, typer.Option(help="Where the runs' checkpoints are.")] = Path("runs"),
+    records_dir: Annotated[Path, typer.Option(help="Where the records are; the table goes below.")] = Path("records"),
+    views: Annotated[
+        str, typer.Option(help="Of one, ten, dense, finer, scales, resized, and the slow crops and both.")
+    ] = "one,ten,dense,finer,scales,resized",
+    scales: Annotated[str, typer.Option(help="Lengths of the shorter side, `224,256,288`; chosen by the crop.")] = "",
+    device: Device = None,
+) -> None:
+    """Measure a trained net under one crop, ten crops, dense maps and several scales.
+
+    Writes `records/evaluations/RECIPE-SEED.json`. `crops` are 50 of each picture at each scale, `both` averages them
+    with the dense maps, as the VGG paper does.
+
+    **Try** `repro evaluate flowers-report --views one,ten,dense`
+    """
+    from repro.evaluation import evaluate_run
+    from repro.training import load_recipe
+
+    chosen, table = load_recipe(recipe, set_), Table("view", "error", "wrong", "n", "seconds", box=None, pad_edge=False)
+    path = evaluate_run(
+        chosen,
+        seed,
+        run_dir,
+        records_dir,
+        views.split(","),
+        _numbers("--scales", scales),
+        device,
+        lambda r: table.add_row(r.name, f"{r.error:.2%}", str(r.wrong), str(r.n), f"{r.seconds:.1f}"),
+    )
+    show(table)
+    typer.echo(path)
 
 
 @app.command()
@@ -184,148 +238,12 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else ResourceError.exit_code)
 
 
-@data_app.command("prepare")
-def data_prepare(
-    name: DataName,
-    size: Annotated[int | None, typer.Option(min=1, help="Bring every picture to this square.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Decode again even if it is in the cache.")] = False,
-    source: Annotated[Path | None, typer.Option(help="imagenet: the folder with your copy of it.")] = None,
-    fit: Annotated[
-        Fit, typer.Option(help="cut: the centre square; squash: all of it, square; shorter (imagenet): uncut.")
-    ] = "cut",
-    workers: Annotated[int | None, typer.Option(min=1, help="imagenet: processes; one for each processor.")] = None,
-    format_: Annotated[
-        Literal["jpeg", "raw"], typer.Option("--format", help="imagenet: of the shards; raw takes nine times the room.")
-    ] = "jpeg",
-    partial: Annotated[bool, typer.Option("--partial", help="imagenet: take a copy that is not whole.")] = False,
-) -> None:
-    """Decode all splits of a set into the cache, from `$REPRO_DATA` or a download; imagenet from your own copy.
-
-    The copy of ImageNet may be the official archives, folders train/CLASS/ and val/CLASS/, or parquet files. Stopped,
-    the command goes on where it was. As raw pixels the shards take 262 GB, as JPEG files a
-    ninth of it if all photographs are like those of the flower set.
-
-    **Try** `repro data prepare mnist` or `repro data prepare imagenet --source DIR`
-    """
-    from repro.data.command import prepare_all
-
-    prepare_all(name, size, force, source, fit, workers, format_, partial)
-
-
-@data_app.command("make-imagenet")
-def data_make_imagenet(
-    folder: Annotated[Path, typer.Argument(help="A folder to be made.")],
-    layout: Annotated[Literal["tar", "folder", "parquet"], typer.Option(help="As which ImageNet comes.")] = "tar",
-    classes: Annotated[int, typer.Option(min=1)] = 10,
-    per_class: Annotated[int, typer.Option(min=1, help="Training pictures of each class.")] = 8,
-    val_per_class: Annotated[int, typer.Option(min=1, help="Validation pictures of each class.")] = 2,
-    side: Annotated[int, typer.Option(min=16, help="Shorter side of the pictures.")] = 375,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Write a small made ImageNet with the oddities of the real one, to try every step without the data.
-
-    **Try** `repro data make-imagenet made`, then `repro data prepare imagenet --source made --partial`
-    """
-    from repro.data.made_imagenet import make_imagenet
-
-    for name, kind in make_imagenet(folder, layout, classes, per_class, val_per_class, side, seed).items():
-        typer.echo(f"{name}: {kind}")
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """List the sets `load` knows and where each was found."""
-    from repro.data.sources import SPECS, list_sets, where
-
-    table = Table("set", "pictures", "found in", "what it is", box=None, pad_edge=False)
-    for name in list_sets():
-        spec = SPECS.get(name)
-        counts = " + ".join(f"{n:,}" for n in spec.splits.values()) if spec else ""
-        table.add_row(name, counts, where(name), spec.title if spec else "your own, under REPRO_DATA")
-    _show(table)
-
-
-@data_app.command("check")
-def data_check(name: DataName) -> None:
-    """Verify a set: files, contents, and whether it is the published one, by its digest."""
-    from repro.data.shards import check
-    from repro.data.sources import splits_of
-
-    for split in splits_of(name):
-        typer.echo(check(name, split))
-
-
-@bench_app.command("train")
-def bench_train(
-    net: NetName,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a step, all processes together.")] = 128,
-    precision: Annotated[Precision, typer.Option(help="What the forward pass computes in.")] = "auto",
-    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, after three steps to warm up.")] = 10.0,
-    data: Annotated[str | None, typer.Option(help="Train on this set; on pictures drawn once when not given.")] = None,
-    device: Device = None,
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the net first (pays on GPUs).")] = False,
-    parallel: Annotated[
-        str | None, typer.Option(help="How the processes of torchrun share the work; data when not given.")
-    ] = None,
-) -> None:
-    """Print images/s of training, the share of time spent waiting for data, and what 90 epochs of ImageNet would take.
-
-    Under torchrun all processes work on each batch and the first one prints.
-
-    **Try** `repro bench train alexnet_2012`
-    """
-    from repro.training.bench import bench_train
-
-    bench_train(
-        net,
-        device=device,
-        parallel=parallel,
-        batch_size=batch_size,
-        precision=precision,
-        seconds=seconds,
-        data=data,
-        compiled=compile_,
-    )
-
-
-@bench_app.command("loader")
-def bench_loader(
-    name: DataName,
-    split: Annotated[str, typer.Option(help="The split whose pictures are read.")] = "train",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch, all processes together.")] = 128,
-    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, after three batches to warm up.")] = 10.0,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Bring every picture to this size; from 256 on crop 224.")
-    ] = None,
-    fit: Annotated[Fit, typer.Option(help="How a picture is brought to that size.")] = "cut",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode; one for each core when not given.")
-    ] = None,
-    device: Device = None,
-) -> None:
-    """Print images/s of reading, cropping, mirroring and standardising a set, without a net.
-
-    **Try** `repro bench loader cifar10`
-    """
-    from repro.training.bench import bench_loader
-
-    bench_loader(
-        name,
-        device=device,
-        split=split,
-        batch_size=batch_size,
-        seconds=seconds,
-        size=size,
-        fit=fit,
-        workers=workers,
-    )
-
-
-def _show(table: Table) -> None:
-    """Print a table at its full width: a narrow terminal breaks its lines, and a pipe gets them whole."""
-    console = Console()
-    console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
-    console.print(table)
+def _numbers(option: str, text: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError as e:
+        raise RecipeError(f"{option} {text}: expected whole numbers with commas, as 224,256") from e
 
 
 def main() -> None:

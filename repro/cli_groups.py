@@ -1,0 +1,163 @@
+"""The groups of the `repro` command, `repro data …` and `repro bench …`, and how every command shows a table."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+WIDEST = 1000  # columns of a table
+
+data_app = typer.Typer(no_args_is_help=True, help="Prepare, list and check sets of pictures.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure how fast nets train and sets load.")
+
+DataName = Annotated[str, typer.Argument(help="A set, for example mnist. `repro data list` shows all.")]
+Precision = Literal["auto", "float32", "bf16"]
+Fit = Literal["cut", "squash", "shorter"]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the best there is when not given.")]
+NetName = Annotated[str, typer.Argument(help="A net of `repro models`, with options if need be: NAME:KEY=VALUE,….")]
+
+
+def show(table: Table) -> None:
+    """Print a table at its full width: a narrow terminal breaks its lines, and a pipe gets them whole."""
+    console = Console()
+    console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    console.print(table)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: DataName,
+    size: Annotated[int | None, typer.Option(min=1, help="Bring every picture to this square.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Decode again even if it is in the cache.")] = False,
+    source: Annotated[Path | None, typer.Option(help="imagenet: the folder with your copy of it.")] = None,
+    fit: Annotated[
+        Fit, typer.Option(help="cut: the centre square; squash: all of it, square; shorter (imagenet): uncut.")
+    ] = "cut",
+    workers: Annotated[int | None, typer.Option(min=1, help="imagenet: processes; one for each processor.")] = None,
+    format_: Annotated[
+        Literal["jpeg", "raw"], typer.Option("--format", help="imagenet: of the shards; raw takes nine times the room.")
+    ] = "jpeg",
+    partial: Annotated[bool, typer.Option("--partial", help="imagenet: take a copy that is not whole.")] = False,
+) -> None:
+    """Decode all splits of a set into the cache, from `$REPRO_DATA` or a download; imagenet from your own copy.
+
+    The copy of ImageNet may be the official archives, folders train/CLASS/ and val/CLASS/, or parquet files. Stopped,
+    the command goes on where it was. As raw pixels the shards take 262 GB, as JPEG files a
+    ninth of it if all photographs are like those of the flower set.
+
+    **Try** `repro data prepare mnist` or `repro data prepare imagenet --source DIR`
+    """
+    from repro.data.command import prepare_all
+
+    prepare_all(name, size, force, source, fit, workers, format_, partial)
+
+
+@data_app.command("make-imagenet")
+def data_make_imagenet(
+    folder: Annotated[Path, typer.Argument(help="A folder to be made.")],
+    layout: Annotated[Literal["tar", "folder", "parquet"], typer.Option(help="As which ImageNet comes.")] = "tar",
+    classes: Annotated[int, typer.Option(min=1)] = 10,
+    per_class: Annotated[int, typer.Option(min=1, help="Training pictures of each class.")] = 8,
+    val_per_class: Annotated[int, typer.Option(min=1, help="Validation pictures of each class.")] = 2,
+    side: Annotated[int, typer.Option(min=16, help="Shorter side of the pictures.")] = 375,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write a small made ImageNet with the oddities of the real one, to try every step without the data.
+
+    **Try** `repro data make-imagenet made`, then `repro data prepare imagenet --source made --partial`
+    """
+    from repro.data.made_imagenet import make_imagenet
+
+    for name, kind in make_imagenet(folder, layout, classes, per_class, val_per_class, side, seed).items():
+        typer.echo(f"{name}: {kind}")
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the sets `load` knows and where each was found."""
+    from repro.data.sources import SPECS, list_sets, where
+
+    table = Table("set", "pictures", "found in", "what it is", box=None, pad_edge=False)
+    for name in list_sets():
+        spec = SPECS.get(name)
+        counts = " + ".join(f"{n:,}" for n in spec.splits.values()) if spec else ""
+        table.add_row(name, counts, where(name), spec.title if spec else "your own, under REPRO_DATA")
+    show(table)
+
+
+@data_app.command("check")
+def data_check(name: DataName) -> None:
+    """Verify a set: files, contents, and whether it is the published one, by its digest."""
+    from repro.data.shards import check
+    from repro.data.sources import splits_of
+
+    for split in splits_of(name):
+        typer.echo(check(name, split))
+
+
+@bench_app.command("train")
+def bench_train(
+    net: NetName,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a step, all processes together.")] = 128,
+    precision: Annotated[Precision, typer.Option(help="What the forward pass computes in.")] = "auto",
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, after three steps to warm up.")] = 10.0,
+    data: Annotated[str | None, typer.Option(help="Train on this set; on pictures drawn once when not given.")] = None,
+    device: Device = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the net first (pays on GPUs).")] = False,
+    parallel: Annotated[
+        str | None, typer.Option(help="How the processes of torchrun share the work; data when not given.")
+    ] = None,
+) -> None:
+    """Print images/s of training, the share of time spent waiting for data, and what 90 epochs of ImageNet would take.
+
+    Under torchrun all processes work on each batch and the first one prints.
+
+    **Try** `repro bench train alexnet_2012`
+    """
+    from repro.training.bench import bench_train
+
+    bench_train(
+        net,
+        device=device,
+        parallel=parallel,
+        batch_size=batch_size,
+        precision=precision,
+        seconds=seconds,
+        data=data,
+        compiled=compile_,
+    )
+
+
+@bench_app.command("loader")
+def bench_loader(
+    name: DataName,
+    split: Annotated[str, typer.Option(help="The split whose pictures are read.")] = "train",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch, all processes together.")] = 128,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, after three batches to warm up.")] = 10.0,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Bring every picture to this size; from 256 on crop 224.")
+    ] = None,
+    fit: Annotated[Fit, typer.Option(help="How a picture is brought to that size.")] = "cut",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode; one for each core when not given.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Print images/s of reading, cropping, mirroring and standardising a set, without a net.
+
+    **Try** `repro bench loader cifar10`
+    """
+    from repro.training.bench import bench_loader
+
+    bench_loader(
+        name,
+        device=device,
+        split=split,
+        batch_size=batch_size,
+        seconds=seconds,
+        size=size,
+        fit=fit,
+        workers=workers,
+    )
