@@ -19,8 +19,8 @@ from repro.models.describe import Description, both, describe
 from repro.models.layers import LocallyConnected2d, RBFOutput, SparseConv2d
 from repro.models.registry import OptionError, get_model, model_info
 from repro.models.summary import LayerCall, layer_calls, layer_row, layer_table
-from repro.models.tables import Line, aligned_text, html_table
 from repro.receptive_field import FieldRow, TraceError, receptive_field, use_name
+from repro.tables import Line, aligned_text, html_table
 
 Size = tuple[int, int, int]  # (C, H, W)
 Facts = dict[str, Any]  # what a cell is about -> a value that prints as the cell; None where there is nothing

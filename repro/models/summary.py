@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.models.layers import LocallyConnected2d, RBFOutput, SparseConv2d, TrainableSubsampling
-from repro.models.tables import aligned_text, html_table
+from repro.tables import aligned_text, html_table
 
 
 @singledispatch

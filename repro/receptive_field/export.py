@@ -1,7 +1,6 @@
 """The faces of a table of receptive fields: text, HTML, pandas, CSV and JSON."""
 
 import csv
-import html
 import io
 import json
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.errors import ResourceError
+from repro.tables import aligned_text, html_table
 
 if TYPE_CHECKING:
     from repro.receptive_field.table import FieldRow
@@ -51,24 +51,12 @@ class FieldTableViews:
         return ("layer", "kind", *PAIRS.values(), "")
 
     def __str__(self) -> str:
-        lines = [self._header, *self._cells()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < TEXT_COLUMNS else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return aligned_text([self._header, *self._cells()], TEXT_COLUMNS)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        def line(cells: tuple[str, ...], tag: str) -> str:
-            return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-        body = "".join(line(cells, "td") for cells in self._cells())
-        return f'<table class="field-table"><thead>{line(self._header, "th")}</thead><tbody>{body}</tbody></table>'
+        return html_table(self._header, list(self._cells()), [], TEXT_COLUMNS, "field-table")
 
     def records(self) -> list[dict[str, Any]]:
         """One flat record per row: `kernel_height`, `kernel_width`, …; strides that are not whole as "1/2"."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -172,9 +173,22 @@ def test_a_table_prints_slices_and_indexes() -> None:
     table = receptive_field(torchvision_net("alexnet"))
     assert str(table).splitlines()[1].split() == ["features.0", "Conv2d", "11", "4", "1", "11", "4", "2", "55"]
     assert table[2:4][0] == table[2] == table["features.2"]
-    assert "<td>features.0</td><td>Conv2d</td><td>11</td><td>4</td>" in table._repr_html_()
+    assert html_cells(table)[:4] == ["features.0", "Conv2d", "11", "4"]
     uneven = stack([("<b>", (3, 1), 1, 0)], 9)
-    assert "&lt;b&gt;</td><td>window</td><td>3×1</td>" in uneven._repr_html_()
+    assert html_cells(uneven)[:3] == ["&lt;b&gt;", "window", "3×1"]
+
+
+def html_cells(table: FieldTable) -> list[str]:
+    return re.findall(r"<td[^>]*>([^<]*)</td>", table._repr_html_())
+
+
+def test_pandas_gets_numbers_by_layer() -> None:
+    """Catches a frame of texts, heights for widths, and rows that a name does not find."""
+    frame = receptive_field(torchvision_net("alexnet"), (224, 288)).to_pandas()
+    assert list(frame.index) == [row.name for row in receptive_field(torchvision_net("alexnet"), (224, 288))]
+    assert (frame.loc["features.12", "size_height"], frame.loc["features.12", "effective_stride_width"]) == (195, 32)
+    assert (frame.loc["features.0", "output_size_height"], frame.loc["features.0", "output_size_width"]) == (55, 71)
+    assert frame["effective_padding_height"].max() == 66
 
 
 def test_wrong_names_and_units_are_told() -> None:
