@@ -153,7 +153,7 @@ export class Grids {
     const sides = [[reach.top, reach.bottom, inside?.top, inside?.bottom],
       [reach.left, reach.right, inside?.left, inside?.right]];
     const cells = sides.map(([first, stop, from, to], axis) => [
-      layer.units[axis] === 1 ? "the only one" : `${at[axis]} of 0 to ${layer.units[axis] - 1}`,
+      layer.units[axis] === 1 ? "the only one" : `${at[axis]} of 0…${layer.units[axis] - 1}`,
       layer.kernel[axis], layer.stride[axis], layer.dilation[axis],
       layer.size[axis], layer.step[axis], layer.padding[axis], between(first, stop),
       inside ? between(from, to) : "nothing",
