@@ -19,7 +19,7 @@ const svg = (tag, attributes, ...children) => make(SVG, tag, attributes, ...chil
 const LEGEND = { unit: "the unit", read: "what it reads", reach: "its rectangle, padding included" };
 const ARROWS = [["←", "Unit to the left", 0, -1], ["↑", "Unit above", -1, 0], ["↓", "Unit below", 1, 0],
   ["→", "Unit to the right", 0, 1]];
-const FACTS = ["unit", "kernel", "stride", "dilation", "receptive field", "effective stride", "effective padding",
+const FACTS = ["unit, from 0", "kernel", "stride", "dilation", "receptive field", "effective stride", "effective padding",
   "reaches", "in the image"];
 const by = ([height, width]) => `${height} × ${width}`;
 const breakable = (path) => path.split(/(?<=[._])/).flatMap((part) => [part, h("wbr", {})]);
@@ -153,7 +153,7 @@ export class Grids {
     const sides = [[reach.top, reach.bottom, inside?.top, inside?.bottom],
       [reach.left, reach.right, inside?.left, inside?.right]];
     const cells = sides.map(([first, stop, from, to], axis) => [
-      layer.units[axis] === 1 ? "the only one" : `${at[axis]} of 0…${layer.units[axis] - 1}`,
+      layer.units[axis] === 1 ? "the only one" : `${at[axis]} of ${layer.units[axis]}`,
       layer.kernel[axis], layer.stride[axis], layer.dilation[axis],
       layer.size[axis], layer.step[axis], layer.padding[axis], between(first, stop),
       inside ? between(from, to) : "nothing",

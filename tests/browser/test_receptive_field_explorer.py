@@ -161,7 +161,7 @@ def test_what_is_lit_and_what_is_said(explorer, tables, name):
         assert rectangle(shown.locator("figure rect.reach")) == box.unclipped
         said = numbers(shown)
         where = zip((row, column), (height, width), strict=True)
-        assert said["unit"] == [f"{i} of 0…{n - 1}" if n > 1 else "the only one" for i, n in where]
+        assert said["unit, from 0"] == [f"{i} of {n}" if n > 1 else "the only one" for i, n in where]
         assert said["receptive field"] == [str(size) for size in field.size]
         assert said["effective stride"] == [str(stride) for stride in field.effective_stride]
         assert said["effective padding"] == [str(padding).replace("-", "−") for padding in field.effective_padding]
