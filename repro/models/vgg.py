@@ -224,14 +224,18 @@ def vgg16_cifar10(num_classes: int = 10, dropout: float = 0.5, init: Init = "pyt
 
 @register("vgg16_bn_cifar10", input_size=CIFAR10_INPUT, source=STUDY.format("2.3"))
 def vgg16_bn_cifar10(num_classes: int = 10, dropout: float = 0.5, init: Init = "pytorch") -> VGG:
-    """`vgg16_cifar10` with batch normalisation between each convolution and its ReLU: 33,646,666 parameters."""
+    """`vgg16_cifar10` with batch normalisation between each convolution and its ReLU: 33,646,666 parameters.
+
+    `(N, 3, 32, 32)` to `(N, num_classes)`; the options are the same.
+    """
     return build_study("vgg16_bn_cifar10", TABLE_1["D"], (4096, 4096, num_classes), True, dropout, init)
 
 
 @register("vgg8_cifar10", input_size=CIFAR10_INPUT, source=STUDY.format("2.4"))
 def vgg8_cifar10(num_classes: int = 10, dropout: float = 0.5, init: Init = "pytorch") -> VGG:
-    """Eight convolutions in four blocks for 32×32 colour images, 4096 hidden units: 13,119,050 parameters.
+    """Eight convolutions in four blocks and 4096 hidden units: `(N, 3, 32, 32)` to `(N, num_classes)`.
 
-    The study counts its convolutions; with its two linear layers it has ten layers with weights.
+    13,119,050 parameters with 10 classes. The study counts its convolutions; with its two linear layers it has ten
+    layers with weights.
     """
     return build_study("vgg8_cifar10", STUDY_8, (4096, num_classes), False, dropout, init)
