@@ -6,7 +6,7 @@ net, its `grid` says which crop each output stands for, `overfeat` makes the out
 """
 
 from repro.dense.convert import DenseError, FullyConvolutional, LinearAsConv2d, convolutionize
-from repro.dense.grid import DenseGrid, Step
+from repro.dense.grid import DenseGrid
 from repro.dense.overfeat import interleaved, overfeat
 from repro.dense.scores import HeatMap, crop_probabilities, dense_probabilities, heat_map, over_scales, resize
 
@@ -16,7 +16,6 @@ __all__ = [
     "FullyConvolutional",
     "HeatMap",
     "LinearAsConv2d",
-    "Step",
     "convolutionize",
     "crop_probabilities",
     "dense_probabilities",

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repro.dense.grid import DenseGrid, Step, outputs, own_units
+from repro.dense.grid import DenseGrid
 from repro.errors import ReproError
-from repro.models.describe import POINTWISE, sliding
-from repro.models.layers import InputShapeError, RoundUpConv2d, SparseConv2d, TrainableSubsampling
+from repro.models.describe import POINTWISE
+from repro.models.layers import InputShapeError, SparseConv2d, TrainableSubsampling
 from repro.models.normalization import ResponseNormWithinMap
 from repro.models.summary import LayerCall, layer_calls
+from repro.receptive_field import FieldTable, Windows, receptive_field, register_window, slides
 
-Steps = tuple[Step, Step]  # down and across
 InputSize = int | tuple[int, int] | tuple[int, int, int]
 
 SLIDING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, SparseConv2d, TrainableSubsampling, ResponseNormWithinMap)
@@ -93,21 +93,18 @@ class FullyConvolutional(nn.Module):
         """The number of the first layer that was fully connected; of layers, where none was."""
         return next((i for i, layer in enumerate(self.layers) if isinstance(layer, LinearAsConv2d)), len(self.layers))
 
-    def steps(self, first: int = 0, last: int | None = None) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-        """What layers `first` to `last` (exclusive) read, down and across."""
-        pairs = [steps_of(layer) for layer in self.layers[first:last]]
-        return tuple(down for down, _ in pairs), tuple(across for _, across in pairs)
+    def fields(self, height: int, width: int) -> FieldTable:
+        """The receptive fields over a picture of this size: a row for each layer, in their order."""
+        return receptive_field(self, (self.native_size[0], height, width))
 
     def grid(self, height: int, width: int) -> DenseGrid:
         """Where the outputs for a picture of this size lie; raises `InputShapeError` when it is smaller than a crop."""
         _, *native = self.native_size
         if height < native[0] or width < native[1]:
             raise InputShapeError(f"a picture of {height}×{width} is smaller than a crop of {native[0]}×{native[1]}")
-        strides, shape = [], []
-        for steps, side in zip(self.steps(), (height, width), strict=True):
-            strides.append(int(torch.tensor([step.stride for step in steps]).prod()))
-            shape.append(outputs(steps, side))
-        return DenseGrid((height, width), (native[0], native[1]), (strides[0], strides[1]), (shape[0], shape[1]))
+        last = self.fields(height, width)[-1]
+        down, across = map(int, last.effective_stride)
+        return DenseGrid((height, width), (native[0], native[1]), (down, across), last.output_size)
 
     def own_units(self) -> Tensor:
         """Of the map of a crop that the first fully connected layer reads, the units that no padding reaches: bool.
@@ -115,32 +112,22 @@ class FullyConvolutional(nn.Module):
         In the dense run they have the same values, wherever the crop lies; the others read zeros in the crop, and in
         the dense run what surrounds it. Without padding all units are of the first kind, and so are the outputs.
         """
-        down, across = self.steps(last=self.first_connected)
         _, height, width = self.native_size
-        return own_units(down, height)[:, None] & own_units(across, width)
+        if self.first_connected == 0:
+            return torch.ones(height, width, dtype=torch.bool)
+        table = self.fields(height, width)
+        layer = table[self.first_connected - 1]
+        # A unit that reads padding anywhere on the way has a field that reaches out of the picture, and no other has.
+        rows = [table.box(layer.name, i, 0).unclipped for i in range(layer.output_size[0])]
+        columns = [table.box(layer.name, 0, j).unclipped for j in range(layer.output_size[1])]
+        down = torch.tensor([box.top >= 0 and box.bottom <= height for box in rows])
+        across = torch.tensor([box.left >= 0 and box.right <= width for box in columns])
+        return down[:, None] & across
 
 
-def steps_of(layer: nn.Module) -> Steps:
-    """What one unit of a layer reads, down and across; a single place for a layer that does not slide."""
-    if isinstance(layer, LinearAsConv2d):
-        down, across = (Step(k, dilation=d) for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
-        return down, across
-    if isinstance(layer, TrainableSubsampling):
-        return (Step(layer.BLOCK, layer.BLOCK),) * 2
-    if isinstance(layer, ResponseNormWithinMap):
-        return (Step(layer.size, 1, layer.size // 2, (layer.size - 1) // 2),) * 2
-    if not isinstance(layer, SLIDING):
-        return (Step(),) * 2
-    rounding: Any = "up" if isinstance(layer, RoundUpConv2d) else "down"
-    if getattr(layer, "ceil_mode", False):
-        rounding = "up if begun"
-    steps = []
-    for axis in (0, 1):
-        kernel_size, stride, padding, dilation = sliding(layer, axis)
-        same = getattr(layer, "padding", 0) == "same"  # of an even reach the odd zero stands at the end
-        end = dilation * (kernel_size - 1) - padding if same else padding
-        steps.append(Step(kernel_size, stride, padding, end, dilation, rounding))
-    return steps[0], steps[1]
+@register_window(LinearAsConv2d)
+def _(layer: Any, input_size: tuple[int, int], output_size: tuple[int, int]) -> Windows:
+    return slides(layer.kernel_size, dilation=layer.dilation)
 
 
 def convolutionize(model: nn.Module, input_size: InputSize | None = None) -> FullyConvolutional:

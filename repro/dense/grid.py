@@ -5,66 +5,10 @@ a padding moves a unit's window in the crop and in the picture alike, so none of
 window finds beyond the crop: zeros when the crop is run alone, the picture's own pixels in the dense run.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from repro.receptive_field import effective_kernel_size
-
-Rounding = Literal["down", "up", "up if begun"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one layer reads along one axis, in units of the layer before it."""
-
-    kernel_size: int = 1
-    stride: int = 1
-    padding: int = 0
-    """Before the first unit."""
-    padding_end: int = 0
-    dilation: int = 1
-    rounding: Rounding = "down"
-    """Of the number of windows. "up": the last one may hang over the end, as in `RoundUpConv2d`; "up if begun": if it
-    begins within the map, as PyTorch's `ceil_mode` has it."""
-
-    def outputs(self, size: int) -> int:
-        """Units behind the layer for `size` before it; 0 or less where the window does not fit."""
-        slack = size + self.padding + self.padding_end - effective_kernel_size(self.kernel_size, self.dilation)
-        count = slack // self.stride + 1
-        if slack < 0 or self.rounding == "down" or slack % self.stride == 0:
-            return count
-        begun = count * self.stride < size + self.padding
-        return count + (self.rounding == "up" or begun)
-
-    def own(self, real: Tensor) -> Tensor:
-        """Which units read nothing but what is `real` before the layer, bool (size,): no padding, no overhang."""
-        count = self.outputs(len(real))
-        starts = torch.arange(count) * self.stride
-        read = starts[:, None] + torch.arange(self.kernel_size) * self.dilation  # (units, taps), padding counted
-        beyond = max(0, int(read.max()) + 1 - self.padding - len(real))
-        return F.pad(real, (self.padding, beyond))[read].all(1)
-
-
-def outputs(steps: Sequence[Step], size: int) -> int:
-    """Units behind all layers for `size` pixels; 0 where some window does not fit."""
-    for step in steps:
-        size = step.outputs(size)
-        if size < 1:
-            return 0
-    return size
-
-
-def own_units(steps: Sequence[Step], size: int) -> Tensor:
-    """Which units behind all layers depend on real pixels alone, bool; the others read padding on the way."""
-    real = torch.ones(size, dtype=torch.bool)
-    for step in steps:
-        real = step.own(real)
-    return real
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from repro.dense.convert import DenseError, FullyConvolutional, LinearAsConv2d, steps_of
+from repro.dense.convert import DenseError, FullyConvolutional, LinearAsConv2d
+from repro.models.describe import POINTWISE, sliding
 
 Pool = nn.MaxPool2d | nn.AvgPool2d
 Pair = tuple[int, int]
@@ -18,19 +19,18 @@ Pair = tuple[int, int]
 
 def last_pool(net: FullyConvolutional) -> int:
     """The number of the last pooling with a stride; raises `DenseError` where none can be made finer."""
-    found = [i for i, x in enumerate(net.layers) if isinstance(x, Pool) and strides(x) != (1, 1)]
+    found = [i for i, layer in enumerate(net.layers) if isinstance(layer, Pool) and strides(layer) != (1, 1)]
     if not found:
         raise DenseError("the net has no pooling with a stride above 1: its outputs cannot lie closer")
     number = found[-1]
-    if any(step.padding for step in steps_of(net.layers[number])):
+    if any(sliding(net.layers[number], axis).padding for axis in (0, 1)):
         raise DenseError(f"{net.names[number]}: a padded pooling cannot be moved by single places")
     return number
 
 
 def strides(layer: nn.Module) -> Pair:
     """From one of its windows to the next, down and across."""
-    down, across = steps_of(layer)
-    return down.stride, across.stride
+    return sliding(layer, 0).stride, sliding(layer, 1).stride
 
 
 def overfeat(net: FullyConvolutional) -> FullyConvolutional:
@@ -56,15 +56,14 @@ def dilated(layer: nn.Module, factor: Pair, name: str) -> nn.Module:
     if isinstance(layer, LinearAsConv2d):
         down, across = (d * f for d, f in zip(layer.dilation, factor, strict=True))
         return LinearAsConv2d(layer.linear, layer.kernel_size, (down, across))
-    steps = steps_of(layer)
-    if all(step.kernel_size == step.stride == 1 for step in steps):
+    if isinstance(layer, POINTWISE):
         return layer
     if not isinstance(layer, nn.Conv2d) or strides(layer) != (1, 1) or layer.padding_mode != "zeros":
         raise DenseError(f"{name} ({type(layer).__name__}): cannot skip places behind the last pooling")
     wider: Any = copy.copy(layer)  # of the same parameters
-    wider.dilation = tuple(step.dilation * f for step, f in zip(steps, factor, strict=True))
+    wider.dilation = tuple(d * f for d, f in zip(layer.dilation, factor, strict=True))
     if isinstance(layer.padding, tuple):  # "same" follows the dilation by itself
-        wider.padding = tuple(step.padding * f for step, f in zip(steps, factor, strict=True))
+        wider.padding = tuple(p * f for p, f in zip(layer.padding, factor, strict=True))
     return wider
 
 

@@ -16,9 +16,7 @@ from repro.models.layers import (
 )
 from repro.models.normalization import LocalResponseNorm, LRNConstants, ResponseNormWithinMap
 from repro.models.summary import LayerCall
-from repro.receptive_field import effective_kernel_size
-
-Window = tuple[int, int, int, int]  # kernel_size, stride, padding, dilation along one axis
+from repro.receptive_field import Slide, effective_kernel_size, slides
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, ScaledTanh)
 # What reads its input at one place only: elementwise, or across the maps.
@@ -51,17 +49,10 @@ def both(down: Any, across: Any) -> str:
     return f"{down}" if down == across else f"{down}×{across}"
 
 
-def sliding(layer: Any, axis: int) -> Window:
+def sliding(layer: Any, axis: int) -> Slide:
     """The window of a layer with PyTorch's attributes; those it lacks have PyTorch's defaults."""
-
-    def of_axis(value: Any) -> Any:
-        return value[axis] if isinstance(value, tuple | list) else value
-
     defaults = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
-    kernel_size, stride, padding, dilation = (of_axis(getattr(layer, key, value)) for key, value in defaults.items())
-    if isinstance(padding, str):  # "same" or "valid"
-        padding = (effective_kernel_size(kernel_size, dilation) - 1) // 2 if padding == "same" else 0
-    return kernel_size, stride, padding, dilation
+    return slides(*(getattr(layer, key, value) for key, value in defaults.items()))[axis]
 
 
 def sliding_window(call: LayerCall) -> str:
@@ -70,16 +61,19 @@ def sliding_window(call: LayerCall) -> str:
     Where the last window hangs over the border of this input, the size is said to be `rounded up`.
     """
     axes = sliding(call.layer, 0), sliding(call.layer, 1)
-    kernel, stride, padding, dilation = zip(*axes, strict=True)
-    words = [f"{kernel[0]}×{kernel[1]}"]
-    for name, pair, default in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+    words = ["×".join(str(axis.kernel_size) for axis in axes)]
+    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        pair = tuple(getattr(axis, name) for axis in axes)
         if pair != (default, default):
             words.append(f"{name} {both(*pair)}")
     groups = getattr(call.layer, "groups", 1)
     if groups != 1:
         words.append(f"{groups} groups")
     sizes = zip(call.input_shape[1:], call.output_shape[1:], axes, strict=True)
-    if any((places - 1) * s + effective_kernel_size(k, d) > pixels + 2 * p for pixels, places, (k, s, p, d) in sizes):
+    if any(
+        (places - 1) * w.stride + effective_kernel_size(w.kernel_size, w.dilation) > pixels + 2 * w.padding
+        for pixels, places, w in sizes
+    ):
         words.append("rounded up")
     return ", ".join(words)
 

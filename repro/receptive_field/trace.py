@@ -214,7 +214,8 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> list[Node]:
     """
     names = {module: name for name, module in model.named_modules()}
     tracer = _Tracer(names)
-    image = torch.empty(IMAGES, *input_size, device="meta")
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    image = torch.empty(IMAGES, *input_size, dtype=dtype, device="meta")
     tracer.nodes.append(Node("input", "input", (input_size[1], input_size[2]), ()))
     tracer.keep(image, Value(0, MAP, (input_size[1], input_size[2])))
     state = {

@@ -76,9 +76,8 @@ class Slide(_Placed):
 
     kernel_size: int = 1
     stride: int = 1
-    padding: int = (
-        0  # before the first position; what is added after the last one only decides how many units there are
-    )
+    padding: int = 0
+    """Before the first position; what is added after the last one only decides how many units there are."""
     dilation: int = 1
     border: Border = "zeros"
 

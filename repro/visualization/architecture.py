@@ -70,8 +70,8 @@ def _block(name: str, stage: Stage, columns: int) -> Block:
     above = [name if own_name.isdecimal() else own_name]
     channels, *extent = stage.head.output_shape
     if extent:
-        kernel_size, stride, *_ = sliding(stage.head.layer, 0)
-        above += [f"{kernel_size}×{kernel_size}"] + [f"stride {stride}"] * (stride > 1)
+        window = sliding(stage.head.layer, 0)
+        above += [f"{window.kernel_size}×{window.kernel_size}"] + [f"stride {window.stride}"] * (window.stride > 1)
     below = [follower.name for follower in stage.followers]
     if list(stage.output_shape[1:]) != extent:
         below.append("→ " + _times(stage.output_shape[1:]))

@@ -6,16 +6,7 @@
 import {
   aboutPixel, aboutSize, aboutUnit, isPixel, minus, neverRead, outputSize, range, readers, slack, taps, worked,
 } from "./convolution_arithmetic.js";
-
-const SVG = "http://www.w3.org/2000/svg";
-function make(namespace, tag, attributes = {}, ...children) {
-  const node = document.createElementNS(namespace, tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-const h = (tag, attributes, ...children) => make("http://www.w3.org/1999/xhtml", tag, attributes, ...children);
-const svg = (tag, attributes, ...children) => make(SVG, tag, attributes, ...children);
+import { h, svg } from "./elements.js";
 
 const italic = (text) => text.split(/([a-z])/).map((part) => (/[a-z]/.test(part) ? h("i", {}, part) : part));
 

@@ -96,7 +96,8 @@ def convolution_explorer(**initial: int) -> Explorer:
             raise ValueError(f"{name} starts at {value!r}: a whole number from {smallest} to {largest} is needed")
         values[name] = value
     limits = {name: (smallest, largest) for name, (_, smallest, largest) in CONVOLUTION_CONTROLS.items()}
-    return Explorer("convolution_explorer", {**values, "limits": limits}, imports=("convolution_arithmetic",))
+    state = {**values, "limits": limits}
+    return Explorer("convolution_explorer", state, imports=("elements", "convolution_arithmetic"))
 
 
 def augmentation_explorer(pictures: "ImageSet", crop: int, pca: "ColorPCA", sigma: float = 0.1) -> Explorer:

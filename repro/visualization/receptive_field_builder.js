@@ -3,8 +3,9 @@
  * From `model` it asks: image (pixels of a side), settings = [[kernel, stride, padding]] for as many layers as there
  * may be, count (how many of them are in use at the start), and limits = {control: [smallest, largest]}.
  */
+import { h } from "./elements.js";
 import { chain, netOf, writtenOut } from "./receptive_field_arithmetic.js";
-import { Grids, h } from "./receptive_field_grids.js";
+import { Grids } from "./receptive_field_grids.js";
 
 const FORMULAS = ["r ← r + (k − 1)·j", "j ← j·s", "x ← x + ((k − 1)/2 − p)·j", "n ← ⌊(n + 2p − k)/s⌋ + 1"];
 const MEANINGS = "On the right of an arrow stand the values of the layer below; the image has r = 1, j = 1 and x = 0. "

@@ -4,17 +4,8 @@
  * colours are the style sheet's. `new Grids(net)` has an `element`; `show(net)` puts another net in its place.
  */
 import { minus, range } from "./convolution_arithmetic.js";
+import { h, svg } from "./elements.js";
 import { around, between, support, unclipped } from "./receptive_field_arithmetic.js";
-
-const SVG = "http://www.w3.org/2000/svg";
-function make(namespace, tag, attributes = {}, ...children) {
-  const node = document.createElementNS(namespace, tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-export const h = (tag, attributes, ...children) => make("http://www.w3.org/1999/xhtml", tag, attributes, ...children);
-const svg = (tag, attributes, ...children) => make(SVG, tag, attributes, ...children);
 
 const LEGEND = { unit: "the unit", read: "what it reads", reach: "its rectangle, padding included" };
 const ARROWS = [["←", "Unit to the left", 0, -1], ["↑", "Unit above", -1, 0], ["↓", "Unit below", 1, 0],

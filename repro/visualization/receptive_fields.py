@@ -19,6 +19,7 @@ from repro.receptive_field.windows import connections
 from repro.visualization.explorer import Explorer
 
 MODULES = (
+    "elements",
     "convolution_arithmetic",
     "receptive_field_arithmetic",
     "receptive_field_grids",
