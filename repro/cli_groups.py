@@ -1,4 +1,4 @@
-"""The groups of the `repro` command, `repro data …` and `repro bench …`, and how every command shows a table."""
+"""The groups of the `repro` command, `repro data …`, `bench …` and `weights …`, and how every command shows a table."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +11,7 @@ WIDEST = 1000  # columns of a table
 
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, list and check sets of pictures.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure how fast nets train and sets load.")
+weights_app = typer.Typer(no_args_is_help=True, help="The small trained nets that come with the book.")
 
 DataName = Annotated[str, typer.Argument(help="A set, for example mnist. `repro data list` shows all.")]
 Precision = Literal["auto", "float32", "bf16"]
@@ -161,3 +162,35 @@ def bench_loader(
         fit=fit,
         workers=workers,
     )
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """List the nets that chapters 16 to 20 look into: what is kept of them, and their test errors."""
+    from repro import weights
+
+    table = Table("weights", "seed", "layers", "head", "bytes", "test error", "of the run", box=None, pad_edge=False)
+    for name in weights.names():
+        m = weights.manifest(name)
+        error = "–" if m.head_error is None else f"{m.head_error:.2%}"
+        layers = "all" if m.layers is None else f"first {m.layers}"
+        table.add_row(name, str(m.seed), layers, m.head, f"{m.bytes:,}", error, f"{m.run['test_error']:.2%}")
+    show(table)
+
+
+@weights_app.command("make")
+def weights_make(
+    recipe: Annotated[str, typer.Argument(help="One of `repro weights list`.")],
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the run.")] = 0,
+    run_dir: Annotated[Path, typer.Option(help="Where the runs' checkpoints are.")] = Path("runs"),
+    records_dir: Annotated[Path, typer.Option(help="Where the records are; the weights go below.")] = Path("records"),
+) -> None:
+    """Cut the convolutions out of a finished run, round them to float16, and fit a linear head to them.
+
+    **Try** `repro train lenet5-modern --seed 0`, then `repro weights make lenet5-modern`
+    """
+    from repro.weights_maker import make
+
+    path, m = make(recipe, seed, run_dir, records_dir)
+    error = "no head" if m.head_error is None else f"test error {m.head_error:.2%}"
+    typer.echo(f"{path}: {m.bytes:,} bytes, {error} (the run: {m.run['test_error']:.2%})")

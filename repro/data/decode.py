@@ -52,21 +52,28 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
 
     Raises DataError (or Pillow's error) when the bytes are no picture or have more than 8 bits per channel.
     """
-    conversions = []
     with Image.open(io.BytesIO(encoded)) as opened:
-        image: Image.Image = opened
-        if image.mode in WIDE or _stored_wide(opened):
-            raise DataError(f"more than 8 bits per channel (opened as mode {image.mode})")
-        if _load_turned(opened):
-            image = ImageOps.exif_transpose(image)
-            conversions.append("EXIF orientation")
-        mode = MODES[target.channels]
-        if image.mode != mode:
-            conversions.append(f"{image.mode} to {mode}")
-            image = image.convert(mode)
-        if target.size is not None and image.size != (target.size, target.size):
-            image = {"cut": centre_square, "squash": squashed, "shorter": shorter_side}[target.fit](image, target.size)
-        pixels = np.asarray(image)
+        return as_pixels(opened, target)
+
+
+def as_pixels(opened: Image.Image, target: Target) -> tuple[Pixels, list[str]]:
+    """An opened picture as uint8 (H, W, C), and the names of the conversions that were needed.
+
+    Raises DataError where it has more than 8 bits per channel.
+    """
+    conversions, image = [], opened
+    if image.mode in WIDE or _stored_wide(opened):
+        raise DataError(f"more than 8 bits per channel (opened as mode {image.mode})")
+    if _load_turned(opened):
+        image = ImageOps.exif_transpose(image)
+        conversions.append("EXIF orientation")
+    mode = MODES[target.channels]
+    if image.mode != mode:
+        conversions.append(f"{image.mode} to {mode}")
+        image = image.convert(mode)
+    if target.size is not None and image.size != (target.size, target.size):
+        image = {"cut": centre_square, "squash": squashed, "shorter": shorter_side}[target.fit](image, target.size)
+    pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], target.channels), conversions
 
 
