@@ -21,6 +21,7 @@ from repro import records
 from repro.data.preparation import Preparation
 from repro.errors import CheckpointError, ResourceError, UnknownName, nearest
 from repro.models import get_model
+from repro.models.normalization import LocalResponseNorm
 
 FOLDER = "weights"  # in that of the records
 MODEL, PREPARATION = "model/", "preparation/"
@@ -221,7 +222,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
 
 
 def _imagenet(name: str) -> Pretrained:
-    """torchvision's net in the place of one of ours."""
+    """torchvision's net in the place of one of ours, its layers called as ours are."""
     import torchvision
 
     builder = PLANS[name].imagenet
@@ -233,10 +234,14 @@ def _imagenet(name: str) -> Pretrained:
     entry = torchvision.models.get_model_weights(builder).DEFAULT
     state = _torchvision_state(entry.url)
     with torch.device("meta"):
-        model = getattr(torchvision.models, builder)()
-    fill(model, state, f"torchvision's {builder}")
+        net = getattr(torchvision.models, builder)()
+    fill(net, state, f"torchvision's {builder}")
+    book = empty(manifest(name)).features
+    names = [n for n, layer in book.named_children() if not isinstance(layer, LocalResponseNorm)]  # it has none
+    layers = dict(zip(names, net.features, strict=False)) if len(names) == len(net.features) else net.features._modules
+    head = nn.Sequential(net.avgpool, nn.Flatten(), *net.classifier)
+    model = Trunk(nn.Sequential(OrderedDict(layers)), head, (3, IMAGENET_CROP, IMAGENET_CROP)).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    model.input_size = (3, IMAGENET_CROP, IMAGENET_CROP)
     source = f"torchvision's {builder}, trained on ImageNet ({entry})."
     error = 1 - entry.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
     prepare = Preparation(IMAGENET_SIZE, IMAGENET_CROP, mean, std)

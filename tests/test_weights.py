@@ -152,7 +152,10 @@ def test_imagenet_weights_come_from_torchvisions_cache(tmp_path: Path, monkeypat
     assert len(net.classes) == 1000
     assert net.error == pytest.approx(1 - 0.56522)  # as torchvision states it
     assert "ImageNet" in net.source
-    assert len(net.convolutions) == 5
+    assert net.convolutions == weights.load("flowers-report").convolutions
+    assert isinstance(net.model.features.pool5, nn.MaxPool2d)
+    net = weights.load("alexnet-cifar10-5", weights="imagenet")
+    assert net.convolutions == weights.load("alexnet-cifar10-5").convolutions
     data_ = bytearray(good.read_bytes())
     data_[-100] ^= 1
     good.write_bytes(data_)
