@@ -7,13 +7,13 @@ import sys
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from repro.cli_groups import Device, NetName, bench_app, data_app, show
+from repro.cli_groups import Device, NetName, bench_app, data_app, show, weights_app
 from repro.errors import RecipeError, ReproError, ResourceError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(weights_app, name="weights")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe of the package, or a file that ends in .toml.")]
 
@@ -225,6 +226,51 @@ def evaluate(
         device,
         lambda r: table.add_row(r.name, f"{r.error:.2%}", str(r.wrong), str(r.n), f"{r.seconds:.1f}"),
     )
+    show(table)
+    typer.echo(path)
+
+
+@app.command()
+def transfer(
+    net: Annotated[str, typer.Argument(help="A trained net of the book: flowers-report, alexnet-cifar10-5 …")],
+    to: Annotated[str, typer.Option(help="A set, or a folder with one folder of pictures for each class.")],
+    weights: Annotated[
+        Literal["book", "imagenet"], typer.Option(help="The book's own, or torchvision's for the same plan.")
+    ] = "book",
+    n: Annotated[str, typer.Option("--n", help="Training pictures per class: `1,6,60`.")] = "",
+    draws: Annotated[int, typer.Option(min=1, help="Independent draws of them.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws and of the random net.")] = 0,
+    test: Annotated[int | None, typer.Option(min=1, help="Test pictures per class; all, or 20 of a folder's.")] = None,
+    layers: Annotated[str, typer.Option(help="Names with commas between them; all stages when not given.")] = "",
+    whole: Annotated[bool, typer.Option("--whole", help="Pixels of all training pictures as well.")] = False,
+    records_dir: Annotated[Path, typer.Option(help="Where the records are; the study goes below.")] = Path("records"),
+    device: Device = None,
+) -> None:
+    """Train linear classifiers for another set on what a net's layers give, against a random net and raw pixels.
+
+    Writes `records/transfer/NET-to-SET.json`. The experiment of Zeiler & Fergus (2014) on Caltech-256 is
+    `repro transfer flowers-report --weights imagenet --to 256_ObjectCategories --n 1,2,6,15,30,60`.
+
+    **Try** `repro transfer lenet5-modern --to digits --n 1,5,20`
+    """
+    from repro.transfer.command import transfer as run
+
+    found, path = run(
+        net,
+        to,
+        weights,
+        _numbers("--n", n),
+        draws,
+        seed,
+        test,
+        [name for name in layers.split(",") if name],
+        whole,
+        records_dir,
+        device,
+    )
+    table = Table("features", "layer", *(f"n = {n}" for n in found.numbers), box=None, pad_edge=False)
+    for row in found.rows():
+        table.add_row(*row)
     show(table)
     typer.echo(path)
 

@@ -188,7 +188,7 @@ def empty(manifest: Manifest) -> Trunk:
 
 
 def cut(net: nn.Module, layers: int | None, head: str, num_classes: int, side: int) -> Trunk:
-    """The first `layers` of `net.features` under a head, for squares of `side` pixels; shares its modules with `net`."""
+    """The first `layers` of `net.features` under a head, for squares of `side` pixels; modules are those of `net`."""
     features = net.get_submodule("features")
     if not isinstance(features, nn.Sequential):
         raise CheckpointError(f"{type(net).__name__}: its features are no chain of layers, so nothing is cut out")
