@@ -4,7 +4,7 @@ All methods take any `nn.Module` and standardised images, ask `untouched` for th
 `outputs` for what its layers give. Chapter 16 uses them first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -139,10 +139,17 @@ def check_unit(layer: str, shape: Sequence[int], unit: int | tuple[int, ...]) ->
     return chosen
 
 
-def batch_size(model: nn.Module, input_size: Sequence[int], memory: int = MEMORY, gradients: bool = False) -> int:
+def batch_size(
+    model: nn.Module,
+    input_size: Sequence[int],
+    memory: int = MEMORY,
+    gradients: bool = False,
+    answer: Callable[[Tensor], object] | None = None,
+) -> int:
     """How many images `(C, H, W)` may pass at once so that their maps take at most `memory` bytes; at least 1.
 
-    Without gradients two neighbouring layers are alive at once, with them all. One image is run to see its maps.
+    Without gradients two neighbouring layers are alive at once, with them all. One image is run to see its maps, by the
+    whole net or by `answer`, which may stop before its end.
     """
     sizes: list[int] = []
 
@@ -155,6 +162,6 @@ def batch_size(model: nn.Module, input_size: Sequence[int], memory: int = MEMORY
     with untouched(model), torch.no_grad():
         for leaf in leaves:
             leaf.register_forward_hook(hook)  # `untouched` takes it away again
-        model(torch.zeros(1, *input_size, dtype=weight.dtype, device=weight.device))
+        (answer or model)(torch.zeros(1, *input_size, dtype=weight.dtype, device=weight.device))
     each = 2 * sum(sizes) if gradients else PASSES * max(sizes, default=1)
     return max(1, memory // max(each, 1))
