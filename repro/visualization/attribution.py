@@ -268,14 +268,14 @@ def attribution_figure(
     is black at 0 and white from its 99th percentile on; that of integrated gradients red where it speaks for the
     class, blue where against it; that of Grad-CAM laid over the image. `classes` names the rows.
     """
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot as plt
 
     first = attributions[0]
     if any(one.images.shape != first.images.shape or (one.images != first.images).any() for one in attributions):
         raise ProbeError("figure: the attributions are of different images; give those of the same ones")
     shown = pictures(first.images, prepare)
     columns = 1 + len(attributions)
-    figure = Figure(figsize=(7, 7 / columns * len(shown) + 0.6), layout="constrained")
+    figure = plt.figure(figsize=(7, 7 / columns * len(shown) + 0.6), layout="constrained")
     grid = figure.subplots(len(shown), columns, squeeze=False)
     for ax in grid.flat:
         ax.set(xticks=[], yticks=[])

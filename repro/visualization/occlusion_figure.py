@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def draw(found: "Occlusion", image: Any = None, classes: Sequence[str] | None = 
     if image is not None and tuple(image.shape[:2]) != found.input_size:
         raise ProbeError(f"image: {found.input_size} pixels are needed, found {tuple(image.shape[:2])}")
     panels = 3 if image is None else 4
-    figure = Figure(figsize=(7, 2.9 if panels == 3 else 6.2), dpi=100, layout="constrained")
+    figure = plt.figure(figsize=(7, 2.9 if panels == 3 else 6.2), layout="constrained")
     axes = list(figure.subplots(1, 3) if panels == 3 else figure.subplots(2, 2).flat)
     if image is not None:
         show_image(axes[0], np.squeeze(np.asarray(image)), found)

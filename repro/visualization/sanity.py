@@ -216,12 +216,12 @@ def _take(model: nn.Module, source: nn.Module, stage: Sequence[str]) -> None:
 
 
 def _figure(check: SanityCheck, prepare: Preparation | None, shown: int) -> "Figure":
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot as plt
 
     last = len(check.stages)
     places = [0, *np.linspace(1, last, min(shown, last)).round().astype(int).tolist()]
     heights = 2.6, 7 / (1 + len(places)) * len(check.methods) + 0.3
-    figure = Figure(figsize=(7, sum(heights)), layout="constrained")
+    figure = plt.figure(figsize=(7, sum(heights)), layout="constrained")
     rows = figure.add_gridspec(2, 1, height_ratios=heights)
     above, below = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
     _curves(above, check)
