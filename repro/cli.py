@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from repro.cli_groups import Device, NetName, bench_app, data_app, show, weights_app
+from repro.cli_groups import Device, NetName, bench_app, claims_app, data_app, show, weights_app
 from repro.errors import RecipeError, ReproError, ResourceError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")
+app.add_typer(claims_app, name="claims")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe of the package, or a file that ends in .toml.")]
 

@@ -1,4 +1,4 @@
-"""The groups of the `repro` command, `repro data …`, `bench …` and `weights …`, and how every command shows a table."""
+"""The groups of the `repro` command, `data …`, `bench …`, `weights …` and `claims …`, and how each shows a table."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +12,7 @@ WIDEST = 1000  # columns of a table
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, list and check sets of pictures.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure how fast nets train and sets load.")
 weights_app = typer.Typer(no_args_is_help=True, help="The small trained nets that come with the book.")
+claims_app = typer.Typer(help="The ledger: what the sources say, and whether it holds.")
 
 DataName = Annotated[str, typer.Argument(help="A set, for example mnist. `repro data list` shows all.")]
 Precision = Literal["auto", "float32", "bf16"]
@@ -194,3 +195,47 @@ def weights_make(
     path, m = make(recipe, seed, run_dir, records_dir)
     error = "no head" if m.head_error is None else f"test error {m.head_error:.2%}"
     typer.echo(f"{path}: {m.bytes:,} bytes, {error} (the run: {m.run['test_error']:.2%})")
+
+
+@claims_app.callback(invoke_without_command=True)
+def claims_list(
+    context: typer.Context,
+    source: Annotated[str | None, typer.Option(help="A document, by its key: krizhevsky2012.")] = None,
+    chapter: Annotated[str | None, typer.Option(help="A chapter: 12_vgg.")] = None,
+    verdict: Annotated[str | None, typer.Option(help="One verdict: holds, does not hold, not tested …")] = None,
+) -> None:
+    """Print the claims with their verdicts, derived now.
+
+    **Try** `repro claims --source cifar10study --verdict "does not hold"`
+    """
+    if context.invoked_subcommand:
+        return
+    from repro.claims.command import counts, verdicts
+    from repro.claims.ledger import claims
+
+    said = {claim.id: claim for claim in claims()}
+    table = Table("claim", "where", "statement", "verdict", "found", box=None, pad_edge=False)
+    found = verdicts(source, chapter, verdict)
+    for v in found:
+        claim = said[v.claim]
+        table.add_row(v.claim, claim.where, claim.statement, v.verdict, v.detail)
+    show(table)
+    typer.echo(counts(found))
+
+
+@claims_app.command("check")
+def claims_check() -> None:
+    """Derive every verdict anew; exit 1 naming the first that no longer follows."""
+    from repro.claims.command import check, counts
+
+    typer.echo(counts(check()))
+
+
+@claims_app.command("update")
+def claims_update(
+    records_dir: Annotated[Path, typer.Option(help="Where the records are; the verdicts go below.")] = Path("records"),
+) -> None:
+    """Derive every verdict and store it."""
+    from repro.claims.command import update
+
+    typer.echo(update(records_dir))

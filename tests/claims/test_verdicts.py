@@ -1,0 +1,130 @@
+"""Verdicts on made claims, by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro import records
+from repro.claims import command
+from repro.claims.ledger import Claim
+from repro.claims.verdicts import derive, equal, show
+from repro.errors import CheckpointError, UnknownName
+
+
+def made(**changes: Any) -> Claim:
+    given = {"id": "made-one", "where": "1", "statement": "…", "value": 61_100_840, "kind": "arithmetic"}
+    given["check"] = {"call": "parameters", "arguments": {"model": "alexnet"}}
+    return Claim.model_validate(given | changes)
+
+
+def test_arithmetic_holds_or_does_not() -> None:
+    """torchvision's AlexNet has 61,100,840 parameters. Catches a verdict that does not depend on what is found."""
+    assert derive(made()).verdict == "holds"
+    wrong = derive(made(value=60_000_000))
+    assert wrong.verdict == "does not hold"
+    assert wrong.found == 61_100_840
+    assert "60,000,000 is said, we find 61,100,840" in wrong.detail
+    assert derive(made(value=60_000_000, tolerance=2e6, why="about")).verdict == "holds"
+
+
+def test_expressions_and_several_numbers() -> None:
+    """Catches lists compared as a whole or of other lengths, and true taken for 1."""
+    assert (
+        derive(made(value=0.55, tolerance=0.005, why="two digits", check={"expression": "27 / 49"})).verdict == "holds"
+    )
+    assert equal([1, 2.0], [1.0, 2])
+    assert not equal([1, 2], [1, 2, 3])
+    assert equal([1, 2], [1.4, 2.4], 0.5)
+    assert not equal(True, 1)
+    assert equal("relu", "relu")
+
+
+def test_history_is_confirmed_or_corrected() -> None:
+    """Catches a correction that is shown as agreement."""
+    check = {"citation": "simonyan2015", "place": "table 7", "value": 6.8}
+    same, other = (derive(made(kind="historical", value=v, check=check)) for v in (6.8, 6.7))
+    assert same.verdict == other.verdict == "historical"
+    assert "says the same" in same.detail
+    assert "says 6.8" in other.detail
+
+
+def test_what_was_not_tested_says_what_it_takes() -> None:
+    """Catches a claim without a check that passes for one that holds."""
+    found = derive(made(check=None, needs="ImageNet and six days"))
+    assert (found.verdict, found.found, found.detail) == ("not tested", None, "ImageNet and six days")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Any:
+    """Records of a made recipe with these test errors, copied from a real one."""
+    real = json.loads((records.records_dir() / "lenet5-0.json").read_text())
+
+    def write(*errors: float) -> Path:
+        for seed, error in enumerate(errors):
+            last = real["epochs"][-1] | {"test_error": error}
+            made = real | {"seed": seed, "epochs": [last], "git": {"commit": "0" * 40, "dirty": False}}
+            (tmp_path / records.file_of("lenet5", seed)).write_text(json.dumps(made))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("errors", "said", "scale", "verdict"),
+    [
+        ((0.010, 0.011, 0.012), 0.011, "same", "holds within the spread"),
+        ((0.010, 0.011, 0.012), 0.030, "same", "does not hold"),
+        ((0.010, 0.011, 0.012), 0.011, "smaller", "not tested"),
+        ((0.011,), 0.011, "same", "not tested"),
+        ((), 0.011, "same", "not tested"),
+    ],
+)
+def test_measurements(runs: Any, errors: tuple[float, ...], said: float, scale: str, verdict: str) -> None:
+    """Catches one run that decides, a run at a smaller scale that reproduces, and a claim that holds without a run."""
+    check = {"record": "lenet5", "field": "test_error", "scale": scale, "samples": 10_000}
+    found = derive(made(kind="measured", value=said, check=check), runs(*errors))
+    assert found.verdict == verdict
+    accuracy = {"record": "lenet5", "field": "test_accuracy", "scale": scale, "samples": 10_000}
+    assert derive(made(kind="measured", value=1 - said, check=accuracy), runs(*errors)).verdict == verdict
+
+
+def test_values_in_words() -> None:
+    """Catches thousands without commas, and `True`."""
+    assert [show(v) for v in (60_000, 0.1 + 0.2, True, [96, 55, 55], "tanh")] == [
+        "60,000",
+        "0.3",
+        "true",
+        "96, 55, 55",
+        "tanh",
+    ]
+
+
+def test_stored_verdicts_are_held_against_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check that always passes: a changed number, a changed verdict, a claim that came or went."""
+    first, second = made(), made(id="made-two", value=27 / 49, check={"expression": "27 / 49"})
+    monkeypatch.setattr(command, "claims", lambda *_: [first, second])
+    path = command.update(tmp_path)
+    assert command.counts(command.check(tmp_path)) == "2 claims: 2 holds"
+    good = json.loads(path.read_text())
+    for change, message in (
+        (
+            {"made-one": {"verdict": "holds", "found": 7, "detail": ""}},
+            "made-one: holds .61100840., stored is holds .7.",
+        ),
+        ({"made-two": {"verdict": "does not hold", "found": 27 / 49, "detail": ""}}, "made-two: holds"),
+        ({"made-three": {"verdict": "holds", "found": 1, "detail": ""}}, "made-three: .*not in both"),
+    ):
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(command.StaleVerdicts, match=message):
+            command.check(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(CheckpointError, match="not verdicts"):
+        command.check(tmp_path)
+
+
+def test_unknown_words_get_the_nearest() -> None:
+    """Catches an empty table for a misspelt verdict."""
+    with pytest.raises(UnknownName, match="does not hold"):
+        command.verdicts(verdict="do not hold")
