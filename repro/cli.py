@@ -194,6 +194,51 @@ def records(
 
 
 @app.command()
+def run(
+    pending_: Annotated[bool, typer.Option("--pending", help="Run them; without it they are listed.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Stop after this time, and save: `25m`, `2h`.")] = None,
+    run_dir: Annotated[Path, typer.Option(help="Where checkpoints go, one folder per recipe and seed.")] = Path("runs"),
+    records_dir: Annotated[Path, typer.Option(help="Where the records are.")] = Path("records"),
+    device: Device = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; resume with the same number.")] = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the net first (pays on GPUs).")] = False,
+) -> None:
+    """Run what the ledger's measured claims still wait for, the most telling first; stopped, it goes on another time.
+
+    Afterwards `repro claims update` derives the verdicts anew.
+
+    **Try** `repro run`, then `repro run --pending --budget 25m`
+    """
+    from repro.claims.pending import Pending, pending, run_pending, seconds_of
+    from repro.training.command import Sharing, train_seeds
+
+    if not pending_:
+        table = Table("run", "decides a verdict", "hours", "claims", box=None, pad_edge=False)
+        for p in pending(records_dir):
+            hours = "unknown" if p.seconds is None else f"{p.seconds / 3600:.2f}"
+            table.add_row(p.name, "yes" if p.decides else "", hours, ", ".join(p.claims))
+        show(table)
+        return
+
+    def train_one(p: Pending, resume: bool) -> None:
+        train_seeds(
+            p.recipe,
+            overrides=[],
+            seeds=[p.seed],
+            resume=resume,
+            run_dir=run_dir,
+            records_dir=records_dir,
+            device=device,
+            threads=threads,
+            compiled=compile_,
+            save_every_s=60.0,
+            sharing=Sharing(),
+        )
+
+    run_pending(train_one, run_dir, records_dir, seconds_of(budget) if budget else None)
+
+
+@app.command()
 def evaluate(
     recipe: RecipeName,
     set_: Annotated[list[str], typer.Option("--set", help="What the run was changed by, as it was trained.")] = [],  # noqa: B006

@@ -46,7 +46,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 TRAIN = ("train", "tiny.toml", "--threads", "1")
 COMMANDS = [[], ["train"], ["recipes"], ["models"], ["compare"], ["records"], ["doctor"], ["data"], ["bench"]]
-COMMANDS += [["receptive-field"], ["evaluate"], ["transfer"], ["weights"], ["claims"]]
+COMMANDS += [["receptive-field"], ["evaluate"], ["transfer"], ["weights"], ["claims"], ["run"]]
 COMMANDS += [["data", c] for c in ("prepare", "make-imagenet", "list", "check")]
 COMMANDS += [["bench", c] for c in ("train", "loader")]
 COMMANDS += [["weights", c] for c in ("list", "make")]
