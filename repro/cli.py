@@ -209,8 +209,7 @@ def run(
 
     **Try** `repro run`, then `repro run --pending --budget 25m`
     """
-    from repro.claims.pending import Pending, pending, run_pending, seconds_of
-    from repro.training.command import Sharing, train_seeds
+    from repro.claims.pending import pending, run_pending, seconds_of, trainer
 
     if not pending_:
         table = Table("run", "decides a verdict", "hours", "claims", box=None, pad_edge=False)
@@ -220,21 +219,7 @@ def run(
         show(table)
         return
 
-    def train_one(p: Pending, resume: bool) -> None:
-        train_seeds(
-            p.recipe,
-            overrides=[],
-            seeds=[p.seed],
-            resume=resume,
-            run_dir=run_dir,
-            records_dir=records_dir,
-            device=device,
-            threads=threads,
-            compiled=compile_,
-            save_every_s=60.0,
-            sharing=Sharing(),
-        )
-
+    train_one = trainer(run_dir, records_dir, device, threads, compile_)
     run_pending(train_one, run_dir, records_dir, seconds_of(budget) if budget else None)
 
 

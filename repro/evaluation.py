@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from repro import records
@@ -23,8 +23,8 @@ from repro.data.augmentation import Batches
 from repro.data.sources import SPECS
 from repro.data.views import centre, ten_views
 from repro.dense import convolutionize, crop_probabilities, dense_probabilities, over_scales, overfeat, resize
-from repro.errors import CheckpointError, RecipeError, ResourceError, UnknownName, nearest
-from repro.files import write_atomic
+from repro.errors import CheckpointError, RecipeError, UnknownName, nearest
+from repro.files import read_model, write_model
 from repro.training import checkpoint
 from repro.training.device import autocast, choose_device, describe, keep_freed_memory
 from repro.training.measure import eval_batch, mean_over_views
@@ -297,24 +297,11 @@ def evaluate_run(
     """Measure the net of a finished run and write its evaluation; returns the file."""
     found = evaluate(load_trained(recipe, seed, run_dir, device), views, scales, on_row)
     path = records_dir / FOLDER / records.file_of(recipe.name, seed)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, found.model_dump_json(indent=1).encode())
-    except OSError as e:
-        raise ResourceError(f"{path}: the evaluation cannot be written ({e.strerror or e})") from e
+    write_model(found, path, "evaluation")
     return path
 
 
 def load(recipe: str, seed: int = 0, folder: Path | None = None) -> Evaluation:
     """The evaluation of a run, from `folder` or the records; raises CheckpointError when it is missing or damaged."""
     path = (folder or records.records_dir()) / FOLDER / records.file_of(recipe, seed)
-    try:
-        return Evaluation.model_validate_json(path.read_bytes())
-    except OSError as e:
-        raise CheckpointError(
-            f"{path}: the evaluation cannot be read ({e.strerror}); make it: repro evaluate {recipe} --seed {seed}"
-        ) from e
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise CheckpointError(f"{path}: not an evaluation: {where}: {first['msg']}") from e
+    return read_model(Evaluation, path, "evaluation", f"make it: repro evaluate {recipe} --seed {seed}")

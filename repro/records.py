@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from repro.errors import CheckpointError, DataError, ResourceError
-from repro.files import write_atomic
+from repro.errors import CheckpointError, DataError
+from repro.files import read_model, write_model
 
 Status = Literal["complete", "crashed", "preempted", "running"]
 
@@ -108,23 +108,12 @@ def file_of(recipe: str, seed: int) -> str:
 
 def read(path: Path) -> Record:
     """One record; raises CheckpointError naming the file when it is damaged. Nothing in it is run."""
-    try:
-        return Record.model_validate_json(path.read_bytes())
-    except OSError as e:
-        raise CheckpointError(f"{path}: the record cannot be read ({e.strerror})") from e
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise CheckpointError(f"{path}: not a record: {where}: {first['msg']}") from e
+    return read_model(Record, path, "record")
 
 
 def write(record: Record, path: Path) -> None:
     """Write a record, whole or not at all; raises ResourceError when the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, record.model_dump_json(indent=1).encode())
-    except OSError as e:
-        raise ResourceError(f"{path}: the record cannot be written ({e.strerror or e}); free space and resume") from e
+    write_model(record, path, "record", "free space and resume")
 
 
 def load(recipe: str, folder: Path | None = None) -> list[Record]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from repro import records
 from repro.data.preparation import Preparation
 from repro.errors import CheckpointError, ResourceError, UnknownName, nearest
+from repro.files import read_model
 from repro.models import get_model
 from repro.models.normalization import LocalResponseNorm
 
@@ -156,13 +157,7 @@ def weights_dir(folder: Path | None = None) -> Path:
 
 def manifest(name: str, folder: Path | None = None) -> Manifest:
     """What a file of weights says of itself; raises `CheckpointError` where it is missing or damaged."""
-    path = weights_dir(folder) / f"{name}.json"
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read ({e.strerror}); {REMEDY}") from e
-    except ValidationError as e:
-        raise CheckpointError(f"{path}: not a manifest of weights: {e.errors()[0]['msg']}; {REMEDY}") from e
+    return read_model(Manifest, weights_dir(folder) / f"{name}.json", "manifest of weights", REMEDY)
 
 
 def read(name: str, folder: Path | None = None) -> tuple[Manifest, dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from time import monotonic
 from repro import records
 from repro.claims.ledger import FromRecord, claims
 from repro.errors import DataError, Preempted, RecipeError, ReproError, ResourceError
+from repro.training.command import Sharing, train_seeds
 from repro.training.recipe import load_recipe
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -87,6 +88,29 @@ def run_pending(train: Callable[[Pending, bool], None], run_dir: Path, records_d
         else:
             if run in pending(records_dir):  # from a changed checkout, say: such a record feeds no table
                 raise ReproError(f"{run.name}: is done, but its record does not count; commit what you changed first")
+
+
+def trainer(
+    run_dir: Path, records_dir: Path, device: str | None, threads: int | None, compiled: bool
+) -> Callable[[Pending, bool], None]:
+    """What trains a run, as `repro train` does with these options."""
+
+    def train(run: Pending, resume: bool) -> None:
+        train_seeds(
+            run.recipe,
+            overrides=[],
+            seeds=[run.seed],
+            resume=resume,
+            run_dir=run_dir,
+            records_dir=records_dir,
+            device=device,
+            threads=threads,
+            compiled=compiled,
+            save_every_s=60.0,
+            sharing=Sharing(),
+        )
+
+    return train
 
 
 @contextmanager

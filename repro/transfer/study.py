@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from repro import records
 from repro.data import ImageSet
-from repro.errors import CheckpointError, DataError, ResourceError, UnknownName, nearest
-from repro.files import write_atomic
+from repro.errors import DataError, UnknownName, nearest
+from repro.files import read_model, write_model
 from repro.progress import track
 from repro.training.device import describe
 from repro.transfer.classify import classify, draw_pictures
@@ -235,26 +235,14 @@ def study(
 def write(found: Study, folder: Path, weights: str = "book") -> Path:
     """Write a study below the records; returns the file. Raises ResourceError when the disk refuses."""
     path = folder / FOLDER / file_of(found.net, found.target, weights)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, found.model_dump_json(indent=1).encode())
-    except OSError as e:
-        raise ResourceError(f"{path}: the study cannot be written ({e.strerror or e})") from e
+    write_model(found, path, "study")
     return path
 
 
 def load(net: str, target: str, weights: str = "book", folder: Path | None = None) -> Study:
     """The study of a net and a set, from `folder` or the records; raises CheckpointError when missing or damaged."""
     path = (folder or records.records_dir()) / FOLDER / file_of(net, target, weights)
-    try:
-        return Study.model_validate_json(path.read_bytes())
-    except OSError as e:
-        raise CheckpointError(
-            f"{path}: the study cannot be read ({e.strerror}); make it: repro transfer {net} --to {target}"
-        ) from e
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise CheckpointError(f"{path}: not a study: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+    return read_model(Study, path, "study", f"make it: repro transfer {net} --to {target}")
 
 
 def file_of(net: str, target: str, weights: str = "book") -> str:
