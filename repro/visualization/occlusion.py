@@ -37,9 +37,6 @@ from repro.visualization.probe import (
 )
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Method = Literal["auto", "batched", "cone"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repro.claims.checks.leibe2017 import unbuilt
+from repro.claims.checks.nets import unbuilt
 from repro.claims.checks.registry import check
 from repro.models.normalization import Convention, LocalResponseNorm
 

@@ -25,14 +25,8 @@ NOISE_LAYERS = 200  # layers of fresh filters that say how far chance goes
 
 
 @cache
-def _unbuilt(model: str) -> nn.Module:
-    with torch.device("meta"):
-        return get_model(model)
-
-
-@cache
 def _fields(model: str) -> FieldTable:
-    return receptive_field(_unbuilt(model))
+    return receptive_field(nets.unbuilt(model))
 
 
 def _windows(model: str) -> list[FieldRow]:
@@ -95,7 +89,7 @@ def blocks_where_two_are_cheaper(column: str, small: int, large: int) -> int:
 @check
 def convolution_settings(models: Sequence[str], setting: Literal["kernel_size", "stride", "padding"]) -> list[int]:
     """The different kernel sizes, strides or paddings of the convolutions of several nets, ascending."""
-    convolutions = (m for model in models for m in _unbuilt(model).modules() if isinstance(m, nn.Conv2d))
+    convolutions = (m for model in models for m in nets.unbuilt(model).modules() if isinstance(m, nn.Conv2d))
     return sorted({side for convolution in convolutions for side in getattr(convolution, setting)})
 
 
@@ -108,8 +102,8 @@ def mixes_kernels(model: str) -> bool:
 @check
 def kinds_only_in(model: str, than: str) -> str:
     """The kinds of layers that a net has and another one lacks, by name; "none" where there are none."""
-    mine, others = ({type(m).__name__ for m in _unbuilt(name).modules()} for name in (model, than))
-    containers = {type(_unbuilt(name)).__name__ for name in (model, than)}
+    mine, others = ({type(m).__name__ for m in nets.unbuilt(name).modules()} for name in (model, than))
+    containers = {type(nets.unbuilt(name)).__name__ for name in (model, than)}
     return ", ".join(sorted(mine - others - containers)) or "none"
 
 

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from repro import dense
 from repro.claims.checks import nets
-from repro.claims.checks.leibe2017 import library_net, unbuilt
+from repro.claims.checks.leibe2017 import library_net
+from repro.claims.checks.nets import unbuilt
 from repro.claims.checks.registry import check
 from repro.errors import ReproError
 from repro.models import get_model, layer_table, model_info

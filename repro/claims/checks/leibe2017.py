@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro import data, weights
+from repro.claims.checks.nets import unbuilt
 from repro.claims.checks.registry import check
-from repro.models import get_model, layer_table, model_info
+from repro.models import layer_table, model_info
 from repro.receptive_field import output_size, receptive_field
 from repro.visualization.dream import Dream, dream
 from repro.visualization.natural import spectral_slope
@@ -21,12 +22,6 @@ Fact = Literal["out_channels", "kernel_size", "stride", "padding"]
 SEED = 0
 STEPS = 8  # of a dream: half of what the chapter takes, and enough to arrive
 SOBEL = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
-
-
-def unbuilt(model: str) -> nn.Module:
-    """A net of ours without weights."""
-    with torch.device("meta"):
-        return get_model(model)
 
 
 def library_net(name: str) -> nn.Module:

@@ -13,6 +13,11 @@ from repro.models.summary import LayerTable, layer_table
 from repro.receptive_field import FieldTable, receptive_field
 
 
+def unbuilt(model: str, **options: Any) -> nn.Module:
+    """A net of ours without weights, one for all who ask: it is not to be changed."""
+    return _net(model, _given(options))
+
+
 @cache
 def _net(model: str, options: tuple[tuple[str, Any], ...]) -> nn.Module:
     with torch.device("meta"):

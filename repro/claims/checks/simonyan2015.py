@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.claims.checks import nets
+from repro.claims.checks.nets import unbuilt
 from repro.claims.checks.registry import check
 from repro.dense import FullyConvolutional, convolutionize
 from repro.models import get_model, layer_table, vgg
@@ -18,19 +19,12 @@ from repro.receptive_field import receptive_field
 
 
 @cache
-def _unbuilt(model: str) -> nn.Module:
-    """A net without values; it is not to be changed."""
-    with torch.device("meta"):
-        return get_model(model)
-
-
-@cache
 def _sliding(model: str) -> FullyConvolutional:
-    return convolutionize(_unbuilt(model))
+    return convolutionize(unbuilt(model))
 
 
 def _convolutions(model: str) -> list[nn.Conv2d]:
-    return [layer for layer in _unbuilt(model).modules() if isinstance(layer, nn.Conv2d)]
+    return [layer for layer in unbuilt(model).modules() if isinstance(layer, nn.Conv2d)]
 
 
 @check
@@ -67,7 +61,7 @@ def starts_at_chance(model: str, std: float, pixel_std: float) -> bool:
     Weights have mean 0 and deviation `std`, biases are 0, and the pixels' deviation is `pixel_std`. A layer that adds n
     inputs multiplies the deviation by std·√n, and by std·√(n / 2) behind a ReLU; what pools add is left out.
     """
-    layers = [m for m in _unbuilt(model).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers = [m for m in unbuilt(model).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     fans = [layer.weight[0].numel() for layer in layers]
     deviation = pixel_std * prod(std * sqrt(n / (2 if i else 1)) for i, n in enumerate(fans))
     return deviation < log(layers[-1].weight.shape[0])
@@ -101,7 +95,7 @@ def kernels_of_linear_layers(model: str) -> list[int]:
 @check
 def crops_cost_more(model: str, sides: Sequence[int], crops: int) -> bool:
     """Whether so many crops take more multiply-adds than pictures of these sides and their reflections, run densely."""
-    features = _unbuilt(model).get_submodule("features")
+    features = unbuilt(model).get_submodule("features")
     alone = nets.multiply_adds(model)
     connected = nets.multiply_adds(model, "classifier")
     dense = 0
@@ -114,7 +108,7 @@ def crops_cost_more(model: str, sides: Sequence[int], crops: int) -> bool:
 @check
 def reads_beyond_crop(model: str, times: float) -> bool:
     """Whether an output of a net, run densely, reads more than so many times the area of its crop."""
-    row = receptive_field(_unbuilt(model))[-1]
+    row = receptive_field(unbuilt(model))[-1]
     return prod(row.size) > times * prod(model_info(model).input_size[1:])
 
 
