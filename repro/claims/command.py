@@ -104,10 +104,10 @@ def read(folder: Path | None = None) -> dict[str, Stored]:
 def _follows(claim: Claim, verdict: Verdict, stored: Stored) -> bool:
     if verdict.verdict != stored.verdict:
         return False
-    return not isinstance(claim.check, Call | Expression) or equal(verdict.found, stored.found, _drift(stored.found))
+    return not isinstance(claim.check, Call | Expression) or equal(verdict.found, stored.found, drift(stored.found))
 
 
-def _drift(found: Value | None) -> float:
+def drift(found: Value | None) -> float:
     """How far a stored number may move: whole numbers not at all, others by what a processor's rounding allows."""
     numbers = found if isinstance(found, list) else [found]
     return DRIFT * max((abs(n) for n in numbers if isinstance(n, float)), default=0.0)

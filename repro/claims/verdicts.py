@@ -32,7 +32,7 @@ def derive(claim: Claim, folder: Path | None = None) -> Verdict:
             answer = find(name)(**arguments)
             if answer is None:
                 return Verdict(claim.id, "not tested", None, "the runs that would tell are not recorded here")
-            found = _plain(answer)
+            found = as_value(answer)
             if scale == "smaller":
                 return Verdict(claim.id, "not tested", found, f"at a smaller scale we find {show(found)}")
             return _compared(claim, found)
@@ -113,10 +113,10 @@ def show(value: Value) -> str:
             return f"{value:,.6g}"
 
 
-def _plain(value: object) -> Value:
+def as_value(value: object) -> Value:
     """Tuples as lists, and numpy's and torch's scalars as Python's own."""
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]  # type: ignore[return-value]
+        return [as_value(v) for v in value]  # type: ignore[return-value]
     if hasattr(value, "item"):
         value = value.item()
     assert isinstance(value, bool | int | float | str)
