@@ -9,7 +9,7 @@ CHECK  := $(BIN)/python -m book._tools.check
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test run sync lint bench check lock
+.PHONY: help book test run sync lint bench torture check lock
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -18,7 +18,7 @@ book: $(STAMP)  ## build the pages from the executed notebooks: _build/html/inde
 	@$(CHECK) book
 
 test: $(STAMP)  ## unit tests, the book's gates, and every cell of every chapter again
-	@$(CHECK) unit gates chapters
+	@$(CHECK) unit torture gates chapters
 
 run: $(STAMP)  ## execute the chapters whose text or code changed (ALL=1: all), two at a time
 	@$(BIN)/python -m book._tools.execute $(if $(ALL),--all)
@@ -32,8 +32,11 @@ lint: $(STAMP)  ## style, format and types
 bench: $(STAMP)  ## the benchmarks, as one table
 	@$(BIN)/python -m benchmarks
 
+torture: $(STAMP)  ## kill it, corrupt it, starve it, attack it: the table of faults (under an hour; ROWS="1 6": some)
+	@$(BIN)/python -m book._tools.torture $(ROWS)
+
 check: $(STAMP)  ## everything that has to be green: lint, test, book, and the pages in a browser
-	@$(CHECK) lint unit gates chapters book browser
+	@$(CHECK) lint unit torture gates chapters book browser
 
 lock: $(STAMP)  ## resolve the pins in requirements.txt anew (needs uv, which it installs)
 	@$(BIN)/python -m pip install --quiet uv

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from nbformat import NotebookNode
 
-from book._tools import gates, notebooks, sync
+from book._tools import claimed, gates, notebooks, sync
 from book._tools.notebooks import ROOT
+from repro.claims.chapter import Chapter
 from repro.cli import app as cli
 
 CHAPTER = """---
@@ -26,6 +27,7 @@ kernelspec:
 # A small chapter
 
 See {numref}`fig-dot`, {eq}`eq-sum` and {cite}`lecun1998`.
+The paper has 340,908 connections {claim}`lenet-connections`.
 
 ```{math}
 :label: eq-sum
@@ -48,6 +50,16 @@ mystnb:
 from IPython.display import Image
 import base64
 Image(base64.b64decode("PIXEL"))
+```
+
+```{code-cell} ipython3
+from repro.claims.chapter import Chapter
+chapter = Chapter("01_small", {"small": ["lenet-connections"]})
+chapter.claims()
+```
+
+```{code-cell} ipython3
+chapter.verdicts({})
 ```
 """
 PIXEL = (
@@ -78,6 +90,7 @@ def small_book(tmp_path: Path) -> Path:
     text = sync.set_install_cell(CHAPTER.replace("PIXEL", PIXEL), notebooks.public_address(root))
     (root / "chapters" / "01_small.md").write_text(text)
     notebook = notebooks.read_text(root / "chapters" / "01_small.md")
+    claims = Chapter("01_small", {"small": ["lenet-connections"]})
     outputs = [
         [],
         [nbformat.v4.new_output("stream", name="stdout", text="2\n")],
@@ -88,11 +101,18 @@ def small_book(tmp_path: Path) -> Path:
                 execution_count=3,
             )
         ],
+        *([shown(html.data, count)] for count, html in ((4, claims.claims()), (5, claims.verdicts({})))),
     ]
     for count, (cell, made) in enumerate(zip(notebooks.code_cells(notebook), outputs, strict=True), 1):
         cell.execution_count, cell.outputs = count, made
     notebooks.write_executed(notebook, root / "chapters" / "01_small.ipynb")
     return root
+
+
+def shown(html: str, count: int) -> NotebookNode:
+    """What a cell shows that ends in HTML."""
+    data = {"text/html": html, "text/plain": "<IPython.core.display.HTML object>"}
+    return nbformat.v4.new_output("execute_result", data, execution_count=count)
 
 
 def edit_notebook(root: Path, change: Callable[[list[NotebookNode]], object]) -> None:
@@ -129,7 +149,11 @@ def test_small_book_builds_and_wrong_reference_does_not(small_book: Path) -> Non
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     good = gates.build_book(small_book, **quiet)
     assert good.returncode == 0, good.stdout[-2000:]
+    page = (small_book / "_build" / "html" / "chapters" / "01_small.html").read_text()
+    assert 'href="../book/ledger.html#lenet-connections" title=' in page  # the mark in the text
+    assert '<a href="#small">A small chapter</a>' in page  # a section, in what a cell shows
     edit_text(small_book, "{numref}`fig-dot`", "{numref}`fig-dash`")
+    edit_text(small_book, "{claim}`lenet-connections`", "{claim}`lenet-conections`")
     (small_book / "chapters" / "01_small.ipynb").unlink()
     notebooks.write_executed(
         notebooks.read_text(small_book / "chapters" / "01_small.md"), small_book / "chapters" / "01_small.ipynb"
@@ -137,6 +161,7 @@ def test_small_book_builds_and_wrong_reference_does_not(small_book: Path) -> Non
     bad = gates.build_book(small_book, **quiet)
     assert bad.returncode != 0
     assert "fig-dash" in bad.stdout
+    assert "lenet-connections" in bad.stdout  # the nearest claim to the one that is not there
 
 
 def test_wrong_number_turns_nbval_red(small_book: Path) -> None:
@@ -229,6 +254,7 @@ def test_long_median(small_book: Path) -> None:
     """Catches a chapter whose cells are all of middling length."""
     edit_text(small_book, "print(1 + 1)", "\n".join(["x = 1"] * 6))
     edit_text(small_book, "import base64", "import base64\n" + "\n".join(["x = 1"] * 4))
+    edit_text(small_book, "chapter.claims()", "chapter.claims()\n" + "\n".join(["x = 1"] * 4))
     assert "median" in gates.cells_are_short(small_book)[0]
 
 
@@ -237,14 +263,15 @@ def test_skipped_cells(small_book: Path) -> None:
     text = (small_book / "chapters" / "01_small.md").read_text()
     ignoring = text.replace("ipython3\nprint", "ipython3\n:tags: [nbval-ignore-output]\n\nprint")
     ignoring = ignoring.replace("---\nmystnb", "---\ntags: [nbval-ignore-output]\nmystnb")
+    ignoring = ignoring.replace("ipython3\nchapter", "ipython3\n:tags: [nbval-ignore-output]\n\nchapter")
     (small_book / "chapters" / "01_small.md").write_text(ignoring)
-    assert "ignores the output of 2 of 3" in gates.nbval_compares(small_book)[0]
+    assert "ignores the output of 3 of 5" in gates.nbval_compares(small_book)[0]
 
 
 def test_uncollected_cells(small_book: Path) -> None:
     """Catches a notebook that nbval does not see."""
     (small_book / "chapters" / "01_small.ipynb").unlink()
-    assert "collects 0 of 3" in gates.nbval_compares(small_book)[0]
+    assert "collects 0 of 5" in gates.nbval_compares(small_book)[0]
 
 
 def test_toc(small_book: Path) -> None:
@@ -253,6 +280,54 @@ def test_toc(small_book: Path) -> None:
     assert "chapters/02_large is not in _toc.yml" in gates.chapters_are_in_toc(small_book)
     (small_book / "book" / "preface.md").unlink()
     assert "_toc.yml names book/preface, which does not exist" in gates.chapters_are_in_toc(small_book)
+
+
+def test_chapter_without_its_claims(small_book: Path) -> None:
+    """Catches a chapter that never says what it checks, takes another's claims, or ends without verdicts."""
+    edit_text(small_book, 'Chapter("01_small"', 'Chapter("02_large"')
+    assert "Chapter('01_small', …)" in claimed.chapters_show_their_claims(small_book)[0]
+    edit_text(small_book, "chapter.verdicts({})", "chapter.claims()")
+    assert "no cell shows its verdicts" in claimed.chapters_show_their_claims(small_book)[1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The paper trains for 90 passes.",
+        "Six days were enough, 18 % {cite}`krizhevsky2012`.",
+        'It says "about 40 of them".',
+        "There are 340,908 of them.",
+        "The net errs on 37.5 %.",
+    ],
+)
+def test_number_without_a_claim(line: str) -> None:
+    """Catches a source's number without a mark: beside the source's name, in quotation marks, or as the ledger has it.
+
+    The last two name no source; the numbers are in the ledger. With a mark behind the number nothing is amiss.
+    """
+    assert len(list(claimed.unclaimed(f"# A page\n\n{line}\n"))) == 1
+    assert not list(claimed.unclaimed(f"# A page\n\n{line} {{claim}}`lenet-connections`\n"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The paper's section 4.1 and its figure 3 are of 2012 {cite}`krizhevsky2012`.",
+        "The report prints a 3×3 kernel, as {numref}`fig-90` shows.",
+        "Ours, `--seed 5`, is the paper's net.",
+        "| 340,908 | in a table |",
+        "```{math}\nx = 61.1 \\text{ of the paper}\n```",
+    ],
+)
+def test_number_that_is_no_statement(line: str) -> None:
+    """Catches a gate that asks for claims behind places, years, kernels, code, formulas and tables of our own."""
+    assert not list(claimed.unclaimed(f"# A page\n\n{line}\n"))
+
+
+def test_mark_of_a_claim_that_there_is_not(small_book: Path) -> None:
+    """Catches a mark whose claim was renamed."""
+    edit_text(small_book, "{claim}`lenet-connections`", "{claim}`lenet-conections`")
+    assert claimed.numbers_have_claims(small_book) == ["01_small.md: no claim is called lenet-conections"]
 
 
 def test_stale_install_cell(small_book: Path) -> None:

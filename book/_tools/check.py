@@ -1,6 +1,6 @@
 """Run the project's checks, all of them even if one fails, and end with one summary.
 
-    python -m book._tools.check PART ...       (parts: lint, unit, gates, chapters, book, browser)
+    python -m book._tools.check PART ...       (parts: lint, unit, torture, gates, chapters, book, browser)
 
 The last line reads "N passed, N failed", summed over the parts; the exit status is 1 if anything failed.
 """
@@ -85,7 +85,8 @@ def book() -> Result:
 
 PARTS: dict[str, Callable[[], Result]] = {
     "lint": lint,
-    "unit": lambda: pytest("tests", "--ignore=tests/browser", "--ignore=tests/test_book.py"),
+    "unit": lambda: pytest("tests", *(f"--ignore=tests/{other}" for other in ("browser", "torture", "test_book.py"))),
+    "torture": lambda: pytest("tests/torture"),
     "gates": lambda: pytest("tests/test_book.py"),
     "chapters": lambda: pytest("--nbval", "chapters/"),
     "book": book,

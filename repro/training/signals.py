@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a wish: the step under way ends, the run is saved, and then it stops."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -7,7 +8,11 @@ from typing import Any
 
 
 class StopRequest:
-    """Within the `with` block the first signal is noted in `requested`; a second one acts at once, as it always did."""
+    """Within the `with` block the first signal is noted in `requested`, a second one told that it was heard already.
+
+    A scheduler may signal a job and its launcher, which passes the signal on: two are one wish. A third one acts at
+    once, as it always did.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -28,7 +33,10 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
+        if self.requested is None:
+            self.requested = signal.Signals(number).name
+            return
+        os.write(2, b"repro: saving already; one more signal stops at once, without\n")  # `print` may be under way
         self._restore()
 
     def _restore(self) -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -227,33 +226,6 @@ def test_a_kill_while_preparing_leaves_nothing_a_reader_takes(data: Path, cache:
     assert module.read("pets", "train", cache / "pets" / "train-native") is None
     assert len(load("pets")) == 12
     assert [p.name for p in (cache / "pets").iterdir()] == ["train-native"]
-
-
-# Each round replaces the folder, as if its contents had changed.
-REPLACING = """
-from repro.data import cache
-from repro.data.sources import prepare
-publish = cache._publish
-cache._publish = lambda half, folder, digest: publish(half, folder, "another")
-while True:
-    prepare("pets", "train", force=True)
-"""
-
-
-def test_kills_at_random_moments_never_leave_a_wrong_set(data: Path, cache: Path) -> None:
-    """Catches a window that the other test does not know of."""
-    own_set(data, n=300, side=64)
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        process = start(cache, data, REPLACING)
-        while not list(cache.rglob("*.half")) and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.5))
-        process.kill()
-        process.communicate()
-        assert len(load("pets")) == 300
-    load("pets", "test")  # anything prepared sweeps the set's folder
-    assert not list(cache.rglob("*.half"))
 
 
 def test_a_living_process_is_not_swept(data: Path, cache: Path) -> None:

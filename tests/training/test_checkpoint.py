@@ -152,48 +152,6 @@ def test_manifests_of_another_shape_are_checkpoint_errors(content: str, tmp_path
         load(path)
 
 
-@pytest.mark.parametrize("step", [6, 9])
-def test_an_exit_at_any_moment_of_a_save_loses_nothing(step: int, two: Path) -> None:
-    """Catches tensors and manifest written in the wrong order, a rename before the sync, an old checkpoint removed
-    before the new one is whole, and a save of the same step that damages the one it replaces.
-    """
-    seen = set()
-    for calls in range(40):
-        pid = os.fork()
-        if pid == 0:
-            _die_in_save(two, step, calls)
-        _, status = os.waitpid(pid, 0)
-        seen.add(value(load_latest(two)))
-        if os.waitstatus_to_exitcode(status) == 0:
-            break
-        assert seen <= {6.0, 6.5}
-    assert 6 < calls < 40
-    assert seen == {6.0, 6.5}
-    save(two, 12, example(12))
-    assert not list(two.glob(".*"))
-    assert len(list(two.iterdir())) == 4
-
-
-def _die_in_save(folder: Path, step: int, calls: int) -> None:
-    """In a forked child: save, and leave without a word at call number `calls` of those that touch the disk."""
-    left = calls
-
-    def counted(function):
-        def call(*arguments, **named):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os._exit(9)
-            return function(*arguments, **named)
-
-        return call
-
-    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-    Path.open, Path.unlink = counted(Path.open), counted(Path.unlink)
-    save(folder, step, example(6.5))
-    os._exit(0)
-
-
 @pytest.mark.parametrize(("call", "nth"), [("fsync", 0), ("fsync", 1), ("fsync", 2), ("replace", 0), ("replace", 1)])
 def test_a_full_disk_is_one_line_and_the_one_before_loads(call: str, nth: int, two: Path, monkeypatch) -> None:
     """Catches `unexpected pos 704 vs 598`, and a half-written file left on a disk that is full already."""

@@ -1,140 +1,34 @@
-"""Runs that are killed, stopped and resumed, as processes of their own: they end with the same bits."""
+"""Runs that are stopped and resumed: they end with the same bits, or are refused. `tests/torture` kills them."""
 
-import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import TINY_TOML, register_tiny, tiny_recipe
-from safetensors.torch import load_file
 
 from repro.errors import CheckpointError, ResourceError
-from repro.records import read
 from repro.training import train
 from repro.training.checkpoint import load_latest
 
 # The real command line, with the net of the tests registered.
 COMMAND = "from helpers import register_tiny; register_tiny(); from repro.cli import main; main()"
-# Its steps slowed down, so that a kill finds them.
-SLOWED = f"""
-import time
-from repro.training.loop import Trainer
-step = Trainer.step
-def slow(self, indices):
-    time.sleep(0.02)
-    step(self, indices)
-Trainer.step = slow
-{COMMAND}
-"""
-RUN = "tiny-0"
 
 
-def start(folder: Path, *options: str, code: str = SLOWED) -> subprocess.Popen[str]:
-    """`repro train tiny.toml` in `folder`, with a checkpoint after each step."""
-    (folder / "tiny.toml").write_text(TINY_TOML)
-    arguments = [sys.executable, "-c", code, "train", "tiny.toml", "--threads", "1", "--save-every", "0", *options]
-    return subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_steps(process: subprocess.Popen[str], folder: Path, more: int) -> None:
-    """Return when the run has saved `more` steps beyond those that were there."""
-
-    def saved() -> int:
-        steps = [int(p.name[5:14]) for p in (folder / "runs" / RUN).glob("step-*.json")]
-        return max(steps, default=0)
-
-    first, until = saved(), time.monotonic() + 60
-    while saved() < first + more and process.poll() is None:
-        assert time.monotonic() < until
-        time.sleep(0.002)
-
-
-def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """All tensors of the last checkpoint (weights, momentum, sums), and every metric but the seconds."""
-    run = folder / "runs" / RUN
-    newest = max(run.glob("*.safetensors"))
-    record = json.loads((run / "record.json").read_bytes())
-    assert record["status"] == "complete"
-    return load_file(newest), [{k: v for k, v in e.items() if k != "seconds"} for e in record["epochs"]]
-
-
-def assert_same(folder: Path, undisturbed: Path) -> None:
-    (tensors, epochs), (expected, expected_epochs) = outcome(folder), outcome(undisturbed)
-    assert epochs == expected_epochs
-    assert tensors.keys() == expected.keys()
-    assert any(name.startswith("optimizer/") for name in tensors)
-    for name, tensor in tensors.items():
-        assert tensor.numpy().tobytes() == expected[name].numpy().tobytes(), name
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run without a kill, and without checkpoints inside an epoch."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(folder, "--save-every", "1000", code=COMMAND)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    return folder
-
-
-def test_kills_at_random_moments_leave_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:
-    """Catches a generator that is not saved, dropout or augmentation drawn anew, momentum lost, a batch seen twice or
-    never, sums of an epoch that start again, batch norm's averages left out, and a rate shifted by the resume.
-    """
-    generator, kills = random.Random(0), 0
-    process = start(tmp_path)
-    for _ in range(7):
-        wait_for_steps(process, tmp_path, generator.randint(1, 14))
-        time.sleep(generator.uniform(0, 0.03))
-        process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-        process = start(tmp_path, "--resume")
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    assert kills >= 5
-    assert_same(tmp_path, undisturbed)
-    assert read(tmp_path / "runs" / RUN / "record.json").restarts >= 5
-
-
-def test_sigterm_and_ctrl_c_save_and_end_with_75(tmp_path: Path, undisturbed: Path) -> None:
-    """Catches a stop that loses the epoch, an exit code that a scheduler takes for failure, and a stack trace."""
-    process = start(tmp_path)
-    for name in ("SIGTERM", "SIGINT"):
-        wait_for_steps(process, tmp_path, 5)
-        process.send_signal(signal.Signals[name])
-        _, error = process.communicate(timeout=60)
-        assert process.returncode == 75, error
-        last = error.strip().splitlines()[-1]
-        assert last.startswith(f"repro: tiny seed 0: stopped by {name} at epoch ")
-        assert last.endswith(f"saved in runs/{RUN}, continue with --resume")
-        record = read(tmp_path / "runs" / RUN / "record.json")
-        assert (record.status, record.message) == ("preempted", last.removeprefix("repro: "))
-        process = start(tmp_path, "--resume")
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 0, error
-    assert_same(tmp_path, undisturbed)
-
-
-def test_without_resume_nothing_is_overwritten(tmp_path: Path, undisturbed: Path) -> None:
+@pytest.mark.usefixtures("_tiny")
+def test_without_resume_nothing_is_overwritten(tmp_path: Path) -> None:
     """Catches a second start that erases a week of work."""
-    process = start(tmp_path)
-    wait_for_steps(process, tmp_path, 2)
-    process.kill()
-    process.communicate()
-    before = sorted(p.name for p in (tmp_path / "runs" / RUN).iterdir())
-    process = start(tmp_path)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "repro: runs/tiny-0: holds an unfinished run; go on with --resume" in error
-    assert sorted(p.name for p in (tmp_path / "runs" / RUN).iterdir()) == before
+    (tmp_path / "tiny.toml").write_text(TINY_TOML)
+    stopped_at(2, tmp_path / "runs" / "tiny-0")
+    before = sorted(p.name for p in (tmp_path / "runs" / "tiny-0").iterdir())
+    arguments = [sys.executable, "-c", COMMAND, "train", "tiny.toml", "--threads", "1"]
+    again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "repro: runs/tiny-0: holds an unfinished run; go on with --resume" in again.stderr
+    assert sorted(p.name for p in (tmp_path / "runs" / "tiny-0").iterdir()) == before
 
 
 @pytest.fixture
