@@ -38,10 +38,13 @@ torture: $(STAMP)  ## kill it, corrupt it, starve it, attack it: the table of fa
 check: $(STAMP)  ## everything that has to be green: lint, test, book, and the pages in a browser
 	@$(CHECK) lint unit torture gates chapters book browser
 
-lock: $(STAMP)  ## resolve the pins in requirements.txt anew (needs uv, which it installs)
+# requirements.lock has the pins of requirements.txt with the sha256 of each file; conda's pip takes no hashes beside `-e .`.
+COMPILE = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
+lock: $(STAMP)  ## resolve the pins anew, with the hashes of their files (needs uv, which it installs)
 	@$(BIN)/python -m pip install --quiet uv
-	$(BIN)/python -m uv pip compile --quiet --upgrade pyproject.toml --extra book --extra test --extra imagenet --universal \
-	  --python-version 3.11 --no-header --no-annotate --output-file requirements.txt
+	$(COMPILE) --upgrade pyproject.toml --extra book --extra test --extra imagenet --output-file requirements.txt
+	$(COMPILE) --generate-hashes requirements.txt --output-file requirements.lock
+	@$(BIN)/python -m book._tools.licences
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -51,8 +54,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # Without `-q`, so that the downloads, some of them large, show how far they are.
-$(STAMP): requirements.txt pyproject.toml | $(BIN)/python
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "installing the pinned dependencies into $(VENV) (once; a few minutes)"
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,5 +1,6 @@
 """pyproject.toml, requirements.txt and environment.yml describe one environment."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+
+from book._tools import licences
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -47,6 +50,31 @@ def test_pins_name_no_server() -> None:
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     assert "://" not in text
     assert "--" not in text
+
+
+def test_the_lock_has_the_same_pins_and_their_hashes() -> None:
+    """Catches a pin that was changed in one file alone, one without a hash, and an installation that asks for none."""
+    entries = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    locked = [entry.partition(" --hash=") for entry in entries if entry.strip()]
+    own = [Requirement(pin.strip()) for pin, _, _ in locked]
+    assert [(pin.name, pin.specifier) for pin in own] == [(pin.name, pin.specifier) for pin in PINS]
+    assert all(
+        re.fullmatch(r"sha256:[0-9a-f]{64}(\s+--hash=sha256:[0-9a-f]{64})*", rest.strip()) for *_, rest in locked
+    )
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "--require-hashes --only-binary :all: -r requirements.lock" in makefile
+
+
+def test_every_licence_is_listed() -> None:
+    """Catches a dependency that came without its licence, and one that left and is still listed."""
+    text = (ROOT / "book" / "licences.md").read_text(encoding="utf-8")
+    listed = dict(licences.ROW.findall(text))
+    listed.pop("package")
+    assert sorted(listed) == sorted({pin.name.lower() for pin in PINS})
+    assert "UNKNOWN" not in listed.values()
+    assert listed["numpy"].startswith("BSD-3-Clause")
+    # A copyleft licence may stand beside others, for some files or as a choice, but not alone.
+    assert not [name for name, words in listed.items() if re.search(r"GPL|GNU General", words) and ";" not in words]
 
 
 def test_package_asks_for_lower_bounds_only() -> None:
