@@ -11,6 +11,7 @@ import torch
 from repro.errors import CheckpointError, RecipeError, UnknownName, nearest
 from repro.models.registry import model_info
 from repro.records import Epoch, Record, file_of, read, run_name, write
+from repro.training.lock import check_free
 from repro.training.parallel import MODES, Group, Hybrid, OneProcess, joined
 from repro.training.parallel.group import TIMEOUT_S, code_digest, restarted
 from repro.training.parallel.wire import write_trace
@@ -126,8 +127,10 @@ def epoch_line(e: Epoch, recipe: Recipe) -> str:
 def _finished(folder: Path, recipe: Recipe, resume: bool) -> Record | None:
     """The record of a run that is complete already; None when there is something to do in its folder.
 
-    Raises RecipeError rather than overwrite an unfinished run, or take one of another recipe for this one's.
+    Raises RecipeError rather than overwrite an unfinished run, or take one of another recipe for this one's, and
+    ResourceError where another process is at it.
     """
+    check_free(folder)
     try:
         found = read(folder / "record.json") if (folder / "record.json").exists() else None
     except CheckpointError as e:  # the checkpoints hold all that was in it

@@ -10,6 +10,7 @@ from repro.errors import Preempted, ResourceError
 from repro.records import Epoch, Record
 from repro.training.device import choose_device
 from repro.training.keeper import SAVE_EVERY_S, Keeper
+from repro.training.lock import locked
 from repro.training.loop import Trainer
 from repro.training.parallel import OneProcess
 from repro.training.parallel.group import loss_of_a_rank_named
@@ -33,16 +34,20 @@ def train(
 
     With `run_dir` the run keeps checkpoints and a `record.json` there, can be stopped (Ctrl-C, SIGTERM: Preempted) and
     resumed; without, nothing is written. `parallel` says how several ranks share it; each calls this function, and
-    rank 0 writes. Raises NumericsError at the first loss that is not finite, keeping the last checkpoint, and
-    ParallelError when another rank is lost.
+    rank 0 writes. Raises NumericsError at the first loss that is not finite, keeping the last checkpoint, ParallelError
+    when another rank is lost, and ResourceError when another process trains in `run_dir`.
     """
     trainer = Trainer(recipe, seed, parallel.group.device if parallel else choose_device(device), compiled, parallel)
     keeper = Keeper(trainer, run_dir, save_every_s)
+    group = trainer.parallel.group
     with (
-        loss_of_a_rank_named(trainer.parallel.group),
+        loss_of_a_rank_named(group),
+        contextlib.ExitStack() as held,
         contextlib.closing(trainer.train_batches),
         contextlib.closing(trainer.test_batches),
     ):
+        if run_dir is not None:
+            group.first_decides(lambda: held.enter_context(locked(run_dir)))
         if resume:
             keeper.resume()
         with StopRequest(active=run_dir is not None) as stop:

@@ -35,7 +35,7 @@ def test_training_and_saving(tmp_path: Path, nursery: Nursery, undisturbed: Path
         assert nursery.wait() == 0, (folder / "stderr").read_text()
         assert differences(folder, undisturbed) == []
         assert read(folder / "runs" / RUN / "record.json").restarts == kills_each
-        assert not list((folder / "runs" / RUN).glob(".*"))
+        assert not list((folder / "runs" / RUN).glob(".*.half"))
     assert kills == runs * kills_each
     finding(
         f"training: {kills} kills over {runs} runs, {in_a_save} of them in the middle of a save",
