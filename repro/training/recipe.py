@@ -6,6 +6,7 @@ package stand in `repro/recipes/`; `repro train FILE.toml` takes your own.
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -211,7 +212,7 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as e:
-        raise RecipeError("\n".join(f"{where}: {_explain(err)}" for err in e.errors())) from e
+        raise RecipeError("\n".join(f"{where}: {_explain(err)}" for err in _without_echoes(e.errors()))) from e
 
 
 def _shipped() -> Any:
@@ -242,10 +243,24 @@ def _apply(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
+def _without_echoes(errors: Sequence[Any]) -> list[Any]:
+    """The errors but those of a missing key that stands there misspelt: it is told as unknown, with the right name."""
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+
+    def is_echo(error: Any) -> bool:
+        *table, key = error["loc"]
+        here = [str(loc[-1]) for loc in unknown if list(loc[:-1]) == table]
+        meant = (re.findall(r"\w+", nearest(name, _fields_at(table)).partition("did you mean")[2]) for name in here)
+        return error["type"] == "missing" and any(key in names for names in meant)
+
+    return [error for error in errors if not (error["loc"] and is_echo(error))]
+
+
 def _explain(error: Any) -> str:
     """One line for one of pydantic's errors: key, value, and what is allowed."""
     location: Sequence[str | int] = error["loc"]
     key = ".".join(map(str, location)) or "recipe"
+    key = key if key.isprintable() else ascii(key)[1:-1]
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}': {nearest(str(location[-1]), _fields_at(location[:-1]))}"
     if error["type"] == "missing":
