@@ -164,10 +164,11 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 POINT = 0.01  # of an error rate
+MARGIN = POINT / 2
 IMAGENET_MARGIN = POINT  # of top-1, where the resizing of the pictures is a choice too
 
 
-def judge(ours: Spread, published: float, rounding: float, samples: int | None, margin: float = POINT / 2) -> str:
+def judge(ours: Spread, published: float, rounding: float, samples: int | None, margin: float = MARGIN) -> str:
     """The verdict on a published error rate, given ours over several seeds; with `samples` None, on another quantity.
 
     `reproduced`: it lies in our 95 % t-interval widened by the binomial error of a test set of `samples` and by half

@@ -26,7 +26,7 @@ MARK = re.compile(r"\{claim\}`([^`]+)`")
 
 # What has digits and states nothing: roles, code, addresses, years, kernels' sizes, runs' numbers, versions, places.
 NO_STATEMENT = re.compile(
-    r"\{\w[\w:-]*\}`[^`]*`|`[^`]*`|\]\([^)]*\)|\b(?:19|20)\d\d\b|\b\d+(?:×\d+)+|#\d+"
+    r"\{\w[\w:-]*\}`[^`]*`|`[^`]*`|\]\([^)]*\)|\b(?:19\d|20[0-3])\d\b|\b\d+(?:×\d+)+|#\d+"
     r"|\b(?:Keras|TensorFlow|PyTorch|CUDA) \d[\d.]*"
     r"|\b(?:section|table|figure|chapter|equation|page|slide|layer|column)s? \d[\d.]*(?:(?:,| and| to) \d[\d.]*)*",
     re.IGNORECASE,
@@ -34,7 +34,7 @@ NO_STATEMENT = re.compile(
 FENCED = re.compile(
     r"^(`{3,}|:{3,})\{(?:code-cell|math|figure|image|bibliography)\}.*?^\1\s*$", re.MULTILINE | re.DOTALL
 )
-PLAIN_CODE = re.compile(r"^(`{3,})[a-z]*\n.*?^\1\s*$", re.MULTILINE | re.DOTALL)
+PLAIN_CODE = re.compile(r"^(`{3,})[a-z]+\n.*?^\1\s*$", re.MULTILINE | re.DOTALL)
 NO_PROSE = re.compile(r"^(?:\||:\w|\(|#|[-`:]{3})")  # tables, options, anchors, headings, fences
 
 

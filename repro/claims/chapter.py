@@ -91,7 +91,7 @@ def _quantity(claim: Claim, value: object) -> str:
     plain = as_value(value)
     if isinstance(plain, bool):
         return "yes" if plain else "no"
-    return escape(f"{show(plain)} {claim.unit}".rstrip())
+    return escape(plain if isinstance(plain, str) else f"{show(plain)} {claim.unit}".rstrip())
 
 
 def _statement(entry: tuple[str, Claim]) -> str:

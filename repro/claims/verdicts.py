@@ -32,6 +32,8 @@ def derive(claim: Claim, folder: Path | None = None) -> Verdict:
             answer = find(name)(**arguments)
             if answer is None:
                 return Verdict(claim.id, "not tested", None, "the runs that would tell are not recorded here")
+            if isinstance(answer, records.Spread):
+                return _of_seeds(claim, answer, scale)
             found = as_value(answer)
             if scale == "smaller":
                 return Verdict(claim.id, "not tested", found, f"at a smaller scale we find {show(found)}")
@@ -70,17 +72,33 @@ def _measured(claim: Claim, check: FromRecord, folder: Path | None) -> Verdict:
     assert isinstance(claim.value, int | float)
     accuracy, loss = check.field == "test_accuracy", check.field == "train_loss"
     said = 1 - claim.value if accuracy else float(claim.value)
-    found = [_field(record, "test_error" if accuracy else check.field) for record in records.load(check.record, folder)]
+    runs = records.load(check.record, folder)
+    found = [_field(record, "test_error" if accuracy else check.field) for record in runs]
     if not found:
         return Verdict(claim.id, "not tested", None, f"not run here: repro train {check.record}")
     ours = records.spread(found)
     value = 1 - ours.mean if accuracy else ours.mean
     words = f"{ours.mean:.4f} (n = {ours.n})" if loss else f"{'an error of ' if accuracy else ''}{ours}"
-    if check.scale == "smaller":
+    margin = records.IMAGENET_MARGIN if runs[0].data.get("name") == "imagenet" else records.MARGIN
+    word = records.judge(ours, said, check.rounding, check.samples, margin)
+    return _over_seeds(claim, value, words, word, ours.n, check.scale)
+
+
+def _of_seeds(claim: Claim, ours: records.Spread, scale: str) -> Verdict:
+    """Of a quantity that a check took seed by seed; the claim's tolerance is what its source's rounding allows."""
+    assert isinstance(claim.value, int | float)
+    mean, least, most = (show(float(f"{x:.3g}")) for x in (ours.mean, ours.min, ours.max))
+    words = mean if ours.n == 1 else f"{mean} ± {ours.std:.2g} (n = {ours.n}, {least} to {most})"
+    word = records.judge(ours, float(claim.value), claim.tolerance, samples=None)
+    return _over_seeds(claim, ours.mean, words, word, ours.n, scale)
+
+
+def _over_seeds(claim: Claim, value: float, words: str, word: str, seeds: int, scale: str) -> Verdict:
+    """Whether what `records.judge` says of so many seeds is within the spread."""
+    if scale == "smaller":
         return Verdict(claim.id, "not tested", value, f"at a smaller scale we measure {words}")
-    if ours.n == 1:
+    if seeds == 1:
         return Verdict(claim.id, "not tested", value, f"{words}; more seeds are due")
-    word = records.judge(ours, said, check.rounding, check.samples)
     within = word.startswith(("reproduced", "close"))
     return Verdict(claim.id, "holds within the spread" if within else "does not hold", value, f"{word}: {words}")
 

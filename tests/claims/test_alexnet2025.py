@@ -14,6 +14,12 @@ def test_differences() -> None:
     assert find("rounded_differences")([19.36, 3.0], [18.21, 4.0], 1) == [1.2, -1.0]
 
 
+def test_stages() -> None:
+    """From the file of layers. Catches a stage read off the wrong layer, and one out of order."""
+    assert find("stage")("alexnet_2012_code", "features.conv1") == ["LRN", "max-pooling", "ReLU"]
+    assert find("stage")("alexnet_2012_code", "features.conv2") == ["ReLU", "LRN", "within-map LRN", "max-pooling"]
+
+
 def test_momenta() -> None:
     """Catches two optimizers that are one, and a drop that never comes."""
     assert find("same_steps_after_drop")(1.0)

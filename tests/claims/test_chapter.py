@@ -69,9 +69,9 @@ def test_what_the_ledger_could_not_find_is_shown_as_the_chapters(monkeypatch: py
     """Catches a value from a smaller experiment that is lost, or that turns the verdict from not tested to another."""
     untested = command.Stored(verdict="not tested", found=None, detail="ImageNet <is> not here")
     monkeypatch.setattr(module, "read", lambda folder: command.read(folder) | {"vgg-stack-weights": untested})
-    html = Chapter("12_vgg", TAKEN_UP).verdicts({"vgg-stack-weights": "about 80"}).data
+    html = Chapter("12_vgg", TAKEN_UP).verdicts({"vgg-stack-weights": "about 80 %"}).data
     row = html[html.index("At equal width") :]
     row = row[: row.index("</tr>")]
-    assert "about 80 %" in row
+    assert "<td>about 80 %</td>" in row
     assert "ImageNet &lt;is&gt; not here" in row
     assert row.endswith("<td>not tested</td>")

@@ -1,5 +1,6 @@
 """The checks behind the claims of the CIFAR-10 study, against figures worked by hand and against autograd."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,32 +156,73 @@ def test_pairs_in_order_by_hand():
     assert checks.pairs_in_order([1, 1], [1, 2]) == 0
 
 
-def test_sooner_at_asks_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Catches means in the place of all runs, and a run that never comes there taken for a quick one."""
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Records with these training or test errors, epoch by epoch: `write("recipe", seed, train=[0.5, 0.2])`."""
     monkeypatch.setenv("REPRO_RECORDS", str(tmp_path))
-    model = records.Record.model_construct(
-        recipe="quick", seed=0, status="complete", recipe_digest="0", recipe_content={}, command="", started="",
-        git={"dirty": False}, versions={}, device={}, data={}, parameters=1, selection="", epochs=[],
-    )  # fmt: skip
 
-    def write(recipe: str, seed: int, errors: list[float]) -> None:
+    def written(recipe: str, seed: int, **errors: list[float]) -> None:
+        (measured,) = errors.values()
         epochs = [
             records.Epoch(
-                epoch=i, seconds=1, learning_rate=1, train_loss=1, train_error=error, test_loss=1, test_error=1
+                epoch=i,
+                seconds=1,
+                learning_rate=1,
+                train_loss=1,
+                train_error=error if "train" in errors else 1,
+                test_loss=1,
+                test_error=error if "test" in errors else 1,
             )
-            for i, error in enumerate(errors, 1)
+            for i, error in enumerate(measured, 1)
         ]
-        record = model.model_copy(update={"recipe": recipe, "seed": seed, "epochs": epochs, "recipe_digest": recipe})
+        record = records.Record.model_construct(
+            recipe=recipe, seed=seed, status="complete", recipe_digest=recipe, recipe_content={}, command="",
+            started="", git={"dirty": False}, versions={}, device={}, data={}, parameters=1, selection="",
+            epochs=epochs,
+        )  # fmt: skip
         records.write(record, tmp_path / records.file_of(recipe, seed))
 
-    write("quick", 0, [0.5, 0.2])
-    write("quick", 1, [0.5, 0.4, 0.2])
-    write("slow", 0, [0.5, 0.4, 0.3, 0.2])
-    write("slow", 1, [0.5, 0.5])
+    return written
+
+
+def test_sooner_at_asks_all_runs(write: Callable[..., None]):
+    """Catches means in the place of all runs, and a run that never comes there taken for a quick one."""
+    write("quick", 0, train=[0.5, 0.2])
+    write("quick", 1, train=[0.5, 0.4, 0.2])
+    write("slow", 0, train=[0.5, 0.4, 0.3, 0.2])
+    write("slow", 1, train=[0.5, 0.5])
     assert checks.sooner_at("quick", "slow", 0.25)
     assert not checks.sooner_at("slow", "quick", 0.25)
-    write("quick", 2, [0.5, 0.4, 0.3, 0.2])
+    write("quick", 2, train=[0.5, 0.4, 0.3, 0.2])
     assert not checks.sooner_at("quick", "slow", 0.25)
+
+
+def test_ahead_in_every_run_says_nothing_of_single_or_overlapping_runs(write: Callable[..., None]):
+    """Catches the best epoch for the last, means in the place of all runs, and one run that decides."""
+    assert checks.ahead_in_every_run("good", "bad") is None
+    write("good", 0, test=[0.3, 0.2])
+    write("bad", 0, test=[0.1, 0.4])
+    write("bad", 1, test=[0.1, 0.3])
+    assert checks.ahead_in_every_run("good", "bad") is None
+    write("good", 1, test=[0.3, 0.25])
+    assert checks.ahead_in_every_run("good", "bad") is True
+    assert checks.ahead_in_every_run("bad", "good") is False
+    write("good", 2, test=[0.3, 0.35])
+    assert checks.ahead_in_every_run("good", "bad") is None
+
+
+def test_improves_steadily_compares_stretches_of_every_run(write: Callable[..., None]):
+    """Catches epochs compared one by one, a stretch that is cut short, and the mean over the runs.
+
+    In twos 0.8, 0.6, 0.65, 0.5 and 0.9 have means of 0.7 and 0.575, and the last epoch stands alone.
+    """
+    write("net", 0, test=[0.8, 0.6, 0.65, 0.5, 0.9])
+    assert checks.improves_steadily("net", 2) is None
+    write("net", 1, test=[0.8, 0.7, 0.6, 0.5, 0.4])
+    assert checks.improves_steadily("net", 2) is True
+    assert checks.improves_steadily("net", 1) is False
+    write("net", 2, test=[0.5, 0.5, 0.5, 0.5, 0.1])
+    assert checks.improves_steadily("net", 2) is False
 
 
 def with_filters(monkeypatch: pytest.MonkeyPatch, weight: Tensor) -> None:

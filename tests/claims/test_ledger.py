@@ -78,6 +78,12 @@ def test_every_source_is_in_the_bibliography() -> None:
         assert f"{{{source.key}," in entries
 
 
+def test_contradictions_are_mutual() -> None:
+    """Catches a claim that says otherwise than another which does not name it: in the ledger each links the other."""
+    others = {claim.id: claim.contradicts for claim in ledger()}
+    assert [(one, other) for one in others for other in others[one] if one not in others[other]] == []
+
+
 def test_every_chapter_exists() -> None:
     """Catches a claim sent to a chapter that was renamed."""
     chapters = {path.stem for path in (ROOT / "chapters").glob("*.md")} | {""}

@@ -1,6 +1,10 @@
 """Checks of the ledger for the VGG paper, against examples worked by hand."""
 
-from repro.claims.checks import find
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from repro.claims.checks import find, simonyan2015
 
 
 def test_maps() -> None:
@@ -56,3 +60,24 @@ def test_padding_is_all_that_differs() -> None:
 def test_memory_of_normalisation() -> None:
     """Catches storages counted after they were given up, whose addresses the next ones take."""
     assert find("normalising_keeps_more")()
+
+
+def test_time_of_normalisation(monkeypatch) -> None:
+    """By a clock that only layers in between move. Catches one of the two left out, and a single slow step."""
+    clock = [0.0]
+
+    class Slow(nn.Identity):
+        def __init__(self, seconds: Sequence[float]) -> None:
+            super().__init__()
+            self.left = list(seconds)
+
+        def forward(self, x: Tensor) -> Tensor:
+            clock[0] += self.left.pop(0)
+            return x
+
+    monkeypatch.setattr(simonyan2015, "perf_counter", lambda: clock[0])
+    cases = (([1] * 5, [2] * 5, True), ([0] * 5, [2] * 5, False), ([9, 0, 9, 9, 9], [2] * 5, False))
+    for ours, theirs, longer in cases:
+        monkeypatch.setattr(simonyan2015, "LocalResponseNorm", lambda ours=ours: Slow(ours))
+        monkeypatch.setattr(simonyan2015.nn, "LocalResponseNorm", lambda n, theirs=theirs: Slow(theirs))
+        assert find("normalising_takes_longer")() is longer

@@ -1,7 +1,7 @@
 """The functions that compute what claims speak of, by name; a module for each subject, `@check` above each function.
 
-A check takes the arguments that its claim gives, and returns the right value: a number, several, text, or whether a
-comparison holds. It must not know what the source says.
+A check takes the arguments that its claim gives, and returns the right value: a number, several, text, whether a
+comparison holds, or a quantity's `records.spread` over seeds. It must not know what the source says.
 """
 
 import importlib

@@ -6,6 +6,7 @@ from decimal import ROUND_HALF_UP, Decimal
 import torch
 from torch import Tensor, nn
 
+from repro.claims.checks.krizhevsky2012 import between
 from repro.claims.checks.registry import check
 from repro.training.optim import SGD2012
 
@@ -22,6 +23,13 @@ def rounded_differences(first: Sequence[float], second: Sequence[float], digits:
     """The first less the second, pair by pair, a half rounded up."""
     exact = [Decimal(str(a)) - Decimal(str(b)) for a, b in zip(first, second, strict=True)]
     return rounded([float(difference) for difference in exact], digits)
+
+
+@check
+def stage(model: str, layer: str) -> list[str]:
+    """What stands between a layer and the next one with weights, in the words of `repro compare`."""
+    words = {"LocalResponseNorm": "LRN", "MaxPool2d": "max-pooling", "ResponseNormWithinMap": "within-map LRN"}
+    return [words.get(kind, kind) for kind in between(model, layer)]
 
 
 def _places(optimizer: type[torch.optim.Optimizer], drop: float) -> Tensor:

@@ -21,6 +21,7 @@ Count = Literal["parameters", "multiply_adds"]
 COUNTS = {"parameters": nets.parameters, "multiply_adds": nets.multiply_adds}
 FLOW_PICTURES = 8  # enough to tell the sizes of gradients, and quick
 SEED = 0
+SEVERAL = 2  # runs: one decides nothing
 NOISE_LAYERS = 200  # layers of fresh filters that say how far chance goes
 
 
@@ -249,30 +250,59 @@ def _epochs_to(run: records.Record, train_error: float) -> float:
     return next((e.epoch for e in run.epochs if e.train_error <= train_error), float("inf"))
 
 
+@check
+def ahead_in_every_run(recipe: str, of: str) -> bool | None:
+    """Whether each run of a recipe has a smaller test error than each run of another.
+
+    None where they overlap, or where fewer than two runs of either are recorded: another seed might then turn it round.
+    """
+    ours, theirs = ([run.last.test_error for run in records.load(name)] for name in (recipe, of))
+    if min(len(ours), len(theirs)) < SEVERAL:
+        return None
+    if max(ours) < min(theirs):
+        return True
+    return False if max(theirs) < min(ours) else None
+
+
+@check
+def improves_steadily(recipe: str, epochs: int) -> bool | None:
+    """Whether the mean test error of each so many epochs is below that of those before them, in every run of a recipe.
+
+    What is left over at the end is not looked at. None where fewer than two runs are recorded.
+    """
+    runs = [[epoch.test_error for epoch in run.epochs] for run in records.load(recipe)]
+    if len(runs) < SEVERAL:
+        return None
+    means = [[sum(e[i : i + epochs]) / epochs for i in range(0, len(e) - epochs + 1, epochs)] for e in runs]
+    return all(later < earlier for run in means for earlier, later in itertools.pairwise(run))
+
+
 @cache
-def _filter_deviations(name: str) -> dict[str, float]:
+def _filter_deviations(name: str, fresh_layers: int) -> dict[str, float]:
     """How far a trained net's first filters are from uniformly drawn ones, in standard deviations of fresh layers."""
     net = weights.load(name)
     found = filters(net.model, net.convolutions[0]).weight
-    fresh = torch.rand(NOISE_LAYERS * len(found), *found.shape[1:], generator=torch.Generator().manual_seed(SEED)) - 0.5
+    fresh = torch.rand(fresh_layers * len(found), *found.shape[1:], generator=torch.Generator().manual_seed(SEED)) - 0.5
     chance, trained = filter_structure(fresh), filter_structure(found).means()
     deviations = {}
     for measure, value in trained.items():
-        layers: Tensor = getattr(chance, measure).view(NOISE_LAYERS, -1).mean(1)
+        layers: Tensor = getattr(chance, measure).view(fresh_layers, -1).mean(1)
         deviations[measure] = ((value - layers.mean()) / layers.std()).item()
     return deviations
 
 
 @check
-def filters_beyond_noise(net: str, measures: Sequence[str], deviations: float) -> bool:
+def filters_beyond_noise(
+    net: str, measures: Sequence[str], deviations: float, fresh_layers: int = NOISE_LAYERS
+) -> bool:
     """Whether a trained net's first filters are above noise in all these measures, by so many standard deviations."""
-    return min(_filter_deviations(net)[measure] for measure in measures) > deviations
+    return min(_filter_deviations(net, fresh_layers)[measure] for measure in measures) > deviations
 
 
 @check
 def filters_within_noise(net: str, deviations: float) -> bool:
     """Whether a trained net's first filters are as noise is in every measure, within so many standard deviations."""
-    return max(map(abs, _filter_deviations(net).values())) < deviations
+    return max(map(abs, _filter_deviations(net, NOISE_LAYERS).values())) < deviations
 
 
 @check

@@ -137,11 +137,22 @@ def crops_and_reflections(picture: int, crop: int) -> int:
 
 
 @check
-def shared_by_crops(picture: int, crop: int) -> float:
-    """Per cent of its pixels that a random window shares with another one, on average."""
+def crops_share_most(picture: int, crop: int) -> bool:
+    """Whether a random window has more than half of its pixels in common with another one, on average."""
     places = torch.arange(offsets(picture, crop), dtype=torch.float64)
     apart = (places[:, None] - places).abs()
-    return 100 * (((crop - apart).clamp(min=0) / crop).mean() ** 2).item()
+    return (((crop - apart).clamp(min=0) / crop).mean() ** 2).item() > 1 / 2
+
+
+@check
+def augmentation_costs_little(model: str, crop: int, **options: Any) -> bool:
+    """Whether a window, mirrored and recoloured, takes less than a hundredth of the operations of its training step.
+
+    Each value is read, given its share of a colour, and written. A step multiplies and adds three times by each weight
+    that a picture meets: forward, for the gradient of the inputs, and for that of the weights.
+    """
+    values, weights = 3 * crop**2, _table(model, _given(options)).multiply_adds
+    return 3 * values < 3 * 2 * weights / 100
 
 
 @check
@@ -170,15 +181,6 @@ def prepared(width: int, height: int, size: int) -> list[int]:
 
 
 # Training.
-
-
-@check
-def training_memory(model: str, batch_size: int) -> float:
-    """GB for weights, gradients, velocity and a batch, and for every layer's output and the gradient of it."""
-    from repro.training.parallel.account import memory
-
-    account = memory(_net(model, ()), model_info(model).input_size, batch_size)
-    return sum(row.bytes * (1 if i < 4 else 2) for i, row in enumerate(account)) / 1e9
 
 
 @check

@@ -45,11 +45,11 @@ def learns_where_positive() -> bool:
 
 
 @check
-def epochs_ratio(slow: str, fast: str) -> float:
-    """How many times as many epochs one recipe's runs took as another's: the median over the seeds of both."""
+def epochs_ratio(slow: str, fast: str) -> records.Spread | None:
+    """How many times as many epochs one recipe's runs took as another's, over the seeds that both were run with."""
     taken = [{run.seed: run.last.epoch for run in records.load(name)} for name in (slow, fast)]
-    ratios = [taken[0][seed] / taken[1][seed] for seed in taken[0].keys() & taken[1].keys()]
-    return torch.tensor(ratios).quantile(0.5).item()
+    ratios = [taken[0][seed] / taken[1][seed] for seed in sorted(taken[0].keys() & taken[1].keys())]
+    return records.spread(ratios) if ratios else None
 
 
 @check
@@ -147,11 +147,24 @@ def loudest_gains() -> bool:
     return shares[1] > shares[0]
 
 
-@check
 def growth_under_lrn(factor: float, level: float) -> float:
     """By how much the normalised output grows when activities of about this level are multiplied by `factor`."""
     maps, layer = _loud(200, level=level), LocalResponseNorm()
     return (layer(factor * maps).norm() / layer(maps).norm()).item()
+
+
+@check
+def lrn_lessens(factor: float, level: float, than: float) -> bool:
+    """Whether the normalised output grows less than so many times when activities are multiplied by `factor`."""
+    return growth_under_lrn(factor, level) < than
+
+
+@check
+def points_taken_off(without: str, having: str) -> records.Spread | None:
+    """The points of test error by which one recipe's runs are below another's, over the seeds that both have."""
+    errors = [{run.seed: run.last.test_error for run in records.load(name)} for name in (without, having)]
+    points = [100 * (errors[0][seed] - errors[1][seed]) for seed in sorted(errors[0].keys() & errors[1].keys())]
+    return records.spread(points) if points else None
 
 
 # Dropout.
@@ -185,7 +198,6 @@ def different_masks(batch: int, units: int) -> int:
         return len(Dropout2012(0.5)(torch.ones(batch, units)).unique(dim=0))
 
 
-@check
 def half_against_all_nets(units: int) -> float:
     """How far a net with halved outputs is from the geometric mean of all its thinned nets: the largest probability.
 
@@ -200,3 +212,9 @@ def half_against_all_nets(units: int) -> float:
     votes = (inner[:, None] * masks).flatten(0, 1) @ out.T
     halved = (second @ (0.5 * x.abs())).relu() * 0.5 @ out.T
     return (votes.log_softmax(1).mean(0).softmax(0) - halved.softmax(0)).abs().max().item()
+
+
+@check
+def half_is_near_all_nets(units: int, within: float) -> bool:
+    """Whether, with two hidden layers, halved outputs come so near to the geometric mean, in every probability."""
+    return half_against_all_nets(units) < within

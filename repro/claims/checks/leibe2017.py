@@ -25,8 +25,9 @@ SOBEL = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
 
 
 def library_net(name: str) -> nn.Module:
-    """A net of torchvision without weights; GoogLeNet without its auxiliary classifiers, which only training needs."""
-    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    """A net of torchvision without weights; Inception nets without auxiliary classifiers, which only training needs."""
+    inception = name in ("googlenet", "inception_v3")
+    options = {"init_weights": False, "aux_logits": False} if inception else {}
     with torch.device("meta"):
         return torchvision.models.get_model(name, weights=None, **options)
 
@@ -237,7 +238,17 @@ def dreams_nearer_to_natural(net: str, prior: str, natural: float) -> bool:
 @check
 def dreams_recognised(net: str, by: str, prior: str, share: float) -> bool:
     """Whether another net, trained on the same classes, gives more than a share of the dreams the class they are of."""
+    return _recognised(net, by, prior) > share
+
+
+@check
+def prior_helps_another_net(net: str, by: str, prior: str) -> bool:
+    """Whether another net gives more of the dreams that had a prior the class they are of than of those without one."""
+    return _recognised(net, by, prior) > _recognised(net, by, "none")
+
+
+def _recognised(net: str, by: str, prior: str) -> float:
     dreams = _dreams(net, prior).images
     with torch.no_grad():
         answers = weights.load(by).model(dreams).argmax(1)
-    return bool((answers == torch.arange(len(answers))).float().mean() > share)
+    return int((answers == torch.arange(len(answers))).sum()) / len(answers)
