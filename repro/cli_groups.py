@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from repro.terminal import PlainConsole
 
 WIDEST = 1000  # columns of a table
 
@@ -23,7 +24,7 @@ NetName = Annotated[str, typer.Argument(help="A net of `repro models`, with opti
 
 def show(table: Table) -> None:
     """Print a table at its full width: a narrow terminal breaks its lines, and a pipe gets them whole."""
-    console = Console()
+    console = PlainConsole()
     console.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
 
@@ -232,10 +233,8 @@ def claims_check() -> None:
 
 
 @claims_app.command("update")
-def claims_update(
-    records_dir: Annotated[Path, typer.Option(help="Where the records are; the verdicts go below.")] = Path("records"),
-) -> None:
-    """Derive every verdict and store it."""
+def claims_update() -> None:
+    """Derive every verdict and store it below the records: `claims/verdicts.json`."""
     from repro.claims.command import update
 
-    typer.echo(update(records_dir))
+    typer.echo(update())

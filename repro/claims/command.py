@@ -53,9 +53,9 @@ def counts(found: Sequence[Verdict]) -> str:
     return f"{len(found)} claims: " + ", ".join(f"{number[word]} {word}" for word in WORDS if number[word])
 
 
-def update(folder: Path | None = None) -> Path:
-    """Derive all verdicts and store them below the records; returns the file."""
-    path = (folder or records.records_dir()) / FILE
+def update() -> Path:
+    """Derive all verdicts from the records and store them below; returns the file."""
+    path = records.records_dir() / FILE
     stored = {v.claim: Stored(verdict=v.verdict, found=v.found, detail=v.detail).model_dump() for v in verdicts()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +65,13 @@ def update(folder: Path | None = None) -> Path:
     return path
 
 
-def check(folder: Path | None = None) -> list[Verdict]:
+def check() -> list[Verdict]:
     """Derive the verdicts on all claims that arithmetic decides, and hold them against the stored ones.
 
     Of the others only the verdict's word is compared. Raises `StaleVerdicts` naming the first that no longer follows,
     `CheckpointError` where the stored ones cannot be read.
     """
-    stored, everything = read(folder), claims()
+    stored, everything = read(), claims()
     names = {claim.id for claim in everything}
     if missing := sorted(names ^ stored.keys()):
         raise StaleVerdicts(

@@ -140,8 +140,9 @@ def test_stored_verdicts_are_held_against_what_follows(tmp_path: Path, monkeypat
     """Catches a check that always passes: a changed number, a changed verdict, a claim that came or went."""
     first, second = made(), made(id="made-two", value=27 / 49, check={"expression": "27 / 49"})
     monkeypatch.setattr(command, "claims", lambda *_: [first, second])
-    path = command.update(tmp_path)
-    assert command.counts(command.check(tmp_path)) == "2 claims: 2 holds"
+    monkeypatch.setenv("REPRO_RECORDS", str(tmp_path))
+    path = command.update()
+    assert command.counts(command.check()) == "2 claims: 2 holds"
     good = json.loads(path.read_text())
     for change, message in (
         (
@@ -153,10 +154,10 @@ def test_stored_verdicts_are_held_against_what_follows(tmp_path: Path, monkeypat
     ):
         path.write_text(json.dumps(good | change))
         with pytest.raises(command.StaleVerdicts, match=message):
-            command.check(tmp_path)
+            command.check()
     path.write_text("[]")
     with pytest.raises(CheckpointError, match="not verdicts"):
-        command.check(tmp_path)
+        command.check()
 
 
 def test_unknown_words_get_the_nearest() -> None:
