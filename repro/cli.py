@@ -1,7 +1,6 @@
 """The `repro` command: thin, no logic. Each command says in its --help what it does and shows a call that works."""
 
 import os
-import sys
 
 # Large pages for tensors, so that fewer have to be mapped at each step. It must be set before torch is imported.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from repro.cli_groups import Device, NetName, bench_app, claims_app, data_app, show, weights_app
-from repro.errors import RecipeError, ReproError, ResourceError
+from repro.ending import told
+from repro.errors import RecipeError, ResourceError
+from repro.terminal import PlainConsole, guard
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -311,7 +311,7 @@ def doctor() -> None:
     """Print versions, devices and the data found, and the exact fix for what does not fit together."""
     from repro.doctor import report
 
-    healthy = report(Console())
+    healthy = report(PlainConsole())
     raise typer.Exit(0 if healthy else ResourceError.exit_code)
 
 
@@ -325,13 +325,9 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def main() -> None:
     """Run the command; one line on stderr and the error's own exit code when something is wrong."""
-    debug = "--debug" in sys.argv
-    if debug:
-        sys.argv.remove("--debug")
-    try:
+
+    def command() -> None:
+        guard()
         app(prog_name="repro")
-    except ReproError as e:
-        if debug:
-            raise
-        print(f"repro: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+
+    told(command)

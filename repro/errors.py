@@ -11,6 +11,8 @@ class ReproError(Exception):
     """Base of the errors this package raises by itself; `exit_code` is what the `repro` command returns."""
 
     exit_code = 1
+    told = False
+    """Whether another process of the same run says it; then this one keeps silent."""
 
 
 class RecipeError(ReproError):

@@ -110,6 +110,13 @@ def load_trained(recipe: Recipe, seed: int, run_dir: Path, device: str | None = 
     found = checkpoint.load_latest(folder)
     if found is None:
         raise CheckpointError(f"{folder}: holds a record but no checkpoint; train it anew")
+    ours = {"recipe_digest": record.recipe_digest, "seed": seed, "epoch": len(record.epochs), "step": 0}
+    for key, value in ours.items():
+        if found.state.get(key) != value:  # the newest is damaged, or another run's
+            raise CheckpointError(
+                f"{folder}: {key} of its last whole checkpoint is {found.state.get(key)}, its record's {value}; remove "
+                "record.json and go on with --resume"
+            )
     place = choose_device(device)
     pictures = open_pictures(recipe, place)
     net = build_net(recipe, place, pictures)

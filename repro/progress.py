@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from repro.terminal import PlainConsole, printable
 
 T = TypeVar("T")
 
@@ -34,10 +35,17 @@ def track(items: Iterable[T], total: int, what: str, weight: int = 1) -> Iterato
 
 
 def _bar(items: Iterable[T], total: int, what: str, weight: int) -> Iterator[T]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start = time.perf_counter()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total, visible=False)
+    bar = Progress(
+        *columns,
+        console=PlainConsole(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # what is printed meanwhile keeps to its guarded way
+        redirect_stderr=False,
+    )
+    with bar as progress:
+        task = progress.add_task(printable(what), total=total, visible=False)
         for item in items:
             yield item
             progress.update(task, advance=weight, visible=time.perf_counter() - start > QUIET_S)

@@ -5,6 +5,7 @@ recipe and digest, seed, data digest, versions, device, commit, every epoch. Cha
 verdict is `judge`.
 """
 
+import hashlib
 import importlib.metadata
 import math
 import os
@@ -21,6 +22,8 @@ from pydantic import BaseModel, ConfigDict
 
 from repro.errors import CheckpointError, DataError
 from repro.files import read_model, write_model
+
+LONGEST_NAME = 180  # bytes: most systems allow 255, of which seed, ending and the name of a half-written file take some
 
 Status = Literal["complete", "crashed", "preempted", "running"]
 
@@ -98,6 +101,10 @@ def records_dir() -> Path:
 def run_name(recipe: str, seed: int) -> str:
     """What a run's folder and its record are called: recipe and seed, without what a file name cannot hold."""
     safe = re.sub(r"[^\w.,=+-]", "_", recipe)
+    if len(safe.encode()) > LONGEST_NAME:
+        safe = (
+            f"{safe.encode()[:LONGEST_NAME].decode(errors='ignore')}-{hashlib.sha256(safe.encode()).hexdigest()[:12]}"
+        )
     return f"{safe}-{seed}"
 
 

@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor, nn
 
 from repro import records
 from repro.data.preparation import Preparation
-from repro.errors import CheckpointError, ResourceError, UnknownName, nearest
+from repro.errors import CheckpointError, ReproError, ResourceError, UnknownName, nearest
+from repro.fetch import FetchError, Published, fetch_file
 from repro.files import read_model
 from repro.models import get_model
 from repro.models.normalization import LocalResponseNorm
+from repro.tensors import read_tensors
 
 FOLDER = "weights"  # in that of the records
 MODEL, PREPARATION = "model/", "preparation/"
@@ -138,9 +138,17 @@ def load(name: str, weights: Which = "book", folder: Path | None = None) -> Pret
     if weights != "book":
         raise UnknownName(f"weights={weights!r}: {nearest(str(weights), ('book', 'imagenet'))}")
     stated, tensors = read(name, folder)
-    model = empty(stated)
-    fill(model, {k.removeprefix(MODEL): t for k, t in tensors.items() if k.startswith(MODEL)}, f"weights of {name}")
-    mean, std = (tensors[PREPARATION + key].float() for key in ("mean", "std"))
+    what = f"weights of {name}"
+    try:
+        model = empty(stated)
+    except (ReproError, TypeError, ValueError, RuntimeError) as e:
+        raise CheckpointError(f"{what}: no net is as their manifest says ({e}); {REMEDY}") from e
+    fill(model, {k.removeprefix(MODEL): t for k, t in tensors.items() if k.startswith(MODEL)}, what)
+    mean, std = (tensors.get(PREPARATION + key, torch.empty(0)).float() for key in ("mean", "std"))
+    if not mean.shape == std.shape == (model.input_size[0], 1, 1):
+        raise CheckpointError(
+            f"{what}: the mean and deviation of {model.input_size[0]} channels are not there; {REMEDY}"
+        )
     prepare = Preparation(stated.size, stated.crop, mean, std, stated.fit)
     found = [r for r in records.load(name, folder.parent if folder else None) if r.seed == stated.seed]
     trained = f"{len(found[0].epochs)} passes over {found[0].data['name']}" if found else "a run without a record here"
@@ -163,16 +171,7 @@ def manifest(name: str, folder: Path | None = None) -> Manifest:
 def read(name: str, folder: Path | None = None) -> tuple[Manifest, dict[str, Tensor]]:
     """A file of weights and its manifest, the bytes held against their sha256; raises `CheckpointError`."""
     stated, path = manifest(name, folder), weights_dir(folder) / f"{name}.safetensors"
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read ({e.strerror}); {REMEDY}") from e
-    if len(data) != stated.bytes or hashlib.sha256(data).hexdigest() != stated.sha256:
-        raise CheckpointError(f"{path}: damaged: its sha256 is not the one in {path.stem}.json; {REMEDY}")
-    try:
-        return stated, tensors_from_bytes(data)
-    except SafetensorError as e:
-        raise CheckpointError(f"{path}: not readable ({e}); {REMEDY}") from e
+    return stated, read_tensors(path, stated.bytes, stated.sha256, f"{name}.json", REMEDY)
 
 
 def empty(manifest: Manifest) -> Trunk:
@@ -188,7 +187,9 @@ def cut(net: nn.Module, layers: int | None, head: str, num_classes: int, side: i
     if not isinstance(features, nn.Sequential):
         raise CheckpointError(f"{type(net).__name__}: its features are no chain of layers, so nothing is cut out")
     kept = nn.Sequential(OrderedDict(list(features.named_children())[:layers]))
-    channels = next(layer.in_channels for layer in kept.modules() if isinstance(layer, nn.Conv2d))
+    channels = next((layer.in_channels for layer in kept.modules() if isinstance(layer, nn.Conv2d)), None)
+    if channels is None:
+        raise CheckpointError(f"{type(net).__name__}: no convolution is among its first {layers} layers")
     input_size = channels, side, side
     top: nn.Module = nn.Identity()
     if head == "own":
@@ -206,11 +207,15 @@ def fill(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
 
     Raises `CheckpointError` naming the first tensor that is missing, unknown or of another shape.
     """
-    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    for name in sorted(wanted.keys() | state.keys()):
-        own, found = wanted.get(name), tuple(state[name].shape) if name in state else None
+
+    def form(t: Tensor) -> str:
+        return f"{tuple(t.shape)}{'' if t.is_floating_point() else ' of whole numbers'}"
+
+    wanted, present = ({name: form(t) for name, t in one.items()} for one in (model.state_dict(), state))
+    for name in sorted(wanted.keys() | present.keys()):
+        own, found = wanted.get(name, "none"), present.get(name, "none")
         if own != found:
-            raise CheckpointError(f"{what}: {name}: this net has {own or 'none'}, the file {found or 'none'}")
+            raise CheckpointError(f"{what}: {name}: this net has {own}, the file {found}")
     state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()
@@ -250,8 +255,8 @@ def _torchvision_state(url: str) -> dict[str, Tensor]:
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=_digits(file), progress=False)
-        except (OSError, RuntimeError) as e:
+            fetch_file(Published(file, (url,), "sha256", _digits(file)), path.parent)
+        except (OSError, FetchError) as e:
             raise ResourceError(
                 f"{path}: torchvision's weights are not there and cannot be fetched ({e}); put {url} there, "
                 'or use weights="book"'

@@ -1,7 +1,6 @@
 """What the ranks of the engines' tests do, and a net small enough to be trained to the end in seconds."""
 
 import contextlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ from torch.distributed.tensor import DTensor
 
 from repro.models import registry
 from repro.training import command, state, train
-from repro.training.loop import Trainer
 from repro.training.optim import make_optimizer, set_rate
 from repro.training.parallel import MODES, Group, ParallelError
 
@@ -76,7 +74,7 @@ class Small:
         (piece,) = self.parallel.pieces(len(labels))
         torch.manual_seed(number)
         loss = nn.functional.cross_entropy
-        self.parallel.work(images[piece.rows], labels, piece, loss, contextlib.nullcontext, lambda _: None)
+        self.parallel.work(images[piece.rows], labels, piece, loss, contextlib.nullcontext)
         set_rate(self.optimizer, SGD.learning_rate)
         self.optimizer.step()
 
@@ -175,25 +173,6 @@ def failure_of(group: Group, function: str, *args: Any) -> str:
 def agreeing(group: Group, facts: Sequence[dict[str, Any]]) -> None:
     """The ranks compare what each of them has."""
     group.agree(facts[group.rank])
-
-
-def left_asleep(group: Group, seconds: float) -> tuple[str, float]:
-    """How a run fails in which rank 1 falls asleep at the fourth step, and how many seconds after that."""
-    register_columns()
-    step, asleep = Trainer.step, []
-
-    def sleepy(self: Trainer, indices: Tensor) -> None:
-        if self.place.step == 3:
-            asleep.append(time.monotonic())
-            time.sleep(seconds if group.rank == 1 else 0)
-        step(self, indices)
-
-    Trainer.step = sleepy  # type: ignore[method-assign]
-    try:
-        train(tiny_recipe(model="tiny_columns"), parallel=MODES["data"](group))
-    except ParallelError as e:
-        return str(e), time.monotonic() - asleep[0]
-    return "", 0.0
 
 
 def commanded(group: Group, folder: Path, overrides: Sequence[list[str]]) -> None:

@@ -1,8 +1,11 @@
 """Small builders that several tests share: tiny parquet sets, a tiny net, a tiny recipe."""
 
+import gzip
+import hashlib
 import io
 import json
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,27 @@ def write_parquet(
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return path
+
+
+def idx_file(array: np.ndarray) -> bytes:
+    """MNIST's format: two zeros, the type 8, the number of axes, their lengths in big-endian, the bytes; in gzip."""
+    return gzip.compress(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes(), mtime=0)
+
+
+def offer_idx(cache: Path, patch: pytest.MonkeyPatch, images: np.ndarray, labels: Sequence[int]) -> list[Path]:
+    """Fashion-MNIST as if it had just been downloaded: these grey pictures and labels in each of its splits."""
+    from torchvision import datasets
+
+    folder = cache / "downloads" / "fashion_mnist"
+    folder.mkdir(parents=True, exist_ok=True)
+    resources = []
+    for part in ("train", "t10k"):
+        for kind, array in (("images-idx3", images), ("labels-idx1", np.array(labels, np.uint8))):
+            path = folder / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(idx_file(array))
+            resources.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
+    patch.setattr(datasets.FashionMNIST, "resources", resources)
+    return [folder / name for name, _ in resources]
 
 
 def own_set(data: Path, name: str = "pets", n: int = 12, side: int = 6) -> np.ndarray:

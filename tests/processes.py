@@ -12,21 +12,22 @@ from typing import Any
 
 import torch
 from helpers import TINY_TOML
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 RUN = "tiny-0"
 # Imports everything once; each line on stdin is a folder and arguments, run by a fork of it as the `repro` command. It
-# answers with the fork's process id, and to an empty line with how the fork ended. A fork starts in milliseconds.
+# answers with the fork's process id, and to an id, or an empty line for the last one, with how the fork ended. A fork
+# starts in milliseconds.
 NURSERY = """
-import json, os, signal, sys
+import json, os, signal, sys, traceback
 from helpers import register_tiny
 import sklearn.datasets, torch, torch._dynamo
 torch.set_num_threads(1)
 import repro.training.command
 from repro.cli import main
 register_tiny()
-for line in sys.stdin:
-    if line.strip():
+for line in map(str.strip, sys.stdin):
+    if line.startswith("["):
         folder, arguments, prelude = json.loads(line)
         pid = os.fork()
         if pid == 0:
@@ -34,27 +35,29 @@ for line in sys.stdin:
             for number, name in ((0, os.devnull), (1, "stdout"), (2, "stderr")):
                 os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | (number and os.O_TRUNC)), number)
             sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rw"[n > 0], buffering=1) for n in (0, 1, 2))
-            exec(prelude, {})
             sys.argv = ["repro", *arguments]
             code = 1
             try:
+                exec(prelude, {})
                 main()
                 code = 0
             except SystemExit as e:
                 code = e.code or 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
         print(pid, flush=True)
     else:
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(int(line or pid), 0)[1]), flush=True)
 """
 
 
 @dataclass
 class Nursery:
-    """Starts `repro` again and again in little time, one process at a time, each with one thread."""
+    """Starts `repro` again and again in little time, each process with one thread."""
 
     process: subprocess.Popen[str]
 
@@ -65,12 +68,15 @@ class Nursery:
         )
 
     def start(self, folder: Path, *arguments: str, prelude: str = "") -> int:
-        """The id of a new process that runs `repro ARGUMENTS` in `folder`, after the code of `prelude`."""
+        """The id of a new process that runs `repro ARGUMENTS` in `folder`, after the code of `prelude`.
+
+        A prelude that exits is all that runs.
+        """
         return self._ask(json.dumps([str(folder), arguments, prelude]))
 
-    def wait(self) -> int:
-        """The exit code of the process started last, once it has ended; negative for a signal."""
-        return self._ask("")
+    def wait(self, pid: int | None = None) -> int:
+        """The exit code of a process, or of the one started last, once it has ended; negative for a signal."""
+        return self._ask("" if pid is None else str(pid))
 
     def close(self) -> None:
         """End it; no process that it started is left."""
@@ -88,6 +94,8 @@ class Nursery:
 
 TRAIN = ("train", "tiny.toml", "--threads", "1")
 EACH_STEP = ("--save-every", "0")
+STEPS = 13  # of its epochs
+STOPPED = 20  # the step at which a run was killed that other tests go on from
 
 
 def train_tiny(nursery: Nursery, folder: Path, *options: str, prelude: str = "") -> int:
@@ -96,9 +104,21 @@ def train_tiny(nursery: Nursery, folder: Path, *options: str, prelude: str = "")
     return nursery.start(folder, *TRAIN, *options, prelude=prelude)
 
 
+def resume_tiny(nursery: Nursery, folder: Path, prelude: str = "") -> None:
+    """Go on with it to its end."""
+    train_tiny(nursery, folder, "--resume", prelude=prelude)
+    assert nursery.wait() == 0, (folder / "stderr").read_text()
+
+
 def steps_saved(folder: Path) -> int:
     """How far the newest checkpoint is."""
     return max((int(p.name[5:14]) for p in (folder / "runs" / RUN).glob("step-*.json")), default=0)
+
+
+def part(run: Path, kind: str, steps: int = STOPPED - 1) -> Path:
+    """A file of the run: the json or safetensors of a checkpoint, or the record."""
+    (path,) = [run / "record.json"] if kind == "record" else run.glob(f"step-{steps:09d}*.{kind}")
+    return path
 
 
 def alive(pid: int) -> bool:
@@ -129,7 +149,7 @@ def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]
     record = json.loads((run / "record.json").read_bytes())
     assert record["status"] == "complete"
     epochs = [{k: v for k, v in e.items() if k != "seconds"} for e in record["epochs"]]
-    return load_file(max(run.glob("*.safetensors"))), epochs
+    return load(max(run.glob("*.safetensors")).read_bytes()), epochs  # the path need not be UTF-8
 
 
 def differences(folder: Path, undisturbed: Path) -> list[str]:

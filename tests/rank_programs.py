@@ -92,7 +92,7 @@ def train_small(
         answers = []
         for piece in parallel.pieces(count):
             torch.manual_seed(step)
-            answers.append(parallel.work(images[piece.rows], labels, piece, loss, nullcontext, lambda _: None))
+            answers.append(parallel.work(images[piece.rows], labels, piece, loss, nullcontext))
         own = sum(float(a.loss) * len(a.labels) for a in answers)
         wrong = sum(int((a.logits.argmax(1) != a.labels).sum()) for a in answers)
         seen = sum(len(a.labels) for a in answers)
@@ -163,5 +163,5 @@ def bytes_moved(group: Group, mode: str, dtype: torch.dtype, count: int) -> floa
         with Moved(group.world_size) as moved:
             for piece in parallel.pieces(count):
                 loss = nn.functional.cross_entropy
-                parallel.work(images[piece.rows], labels, piece, loss, nullcontext, lambda _: None)
+                parallel.work(images[piece.rows], labels, piece, loss, nullcontext)
     return moved.bytes

@@ -363,6 +363,9 @@ def test_a_folder_of_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture
         from_folder(tmp_path / "things" / "empty", PREPARE, 2, 0)
     with pytest.raises(DataError, match="9 pictures of each class are asked for"):
         from_folder(place, PREPARE, 9, 0)
+    (place / "SHA256SUMS").write_text("")
+    with pytest.raises(DataError, match="not listed in SHA256SUMS"):
+        from_folder(place, PREPARE, 2, 0)
 
 
 def test_open_target(cache: Path) -> None:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from repro import data, records, weights
-from repro.errors import CheckpointError, DataError, ResourceError, UnknownName
+from repro.errors import CheckpointError, DataError, UnknownName
 from repro.models import get_model
 from repro.weights_maker import fit_head
 
@@ -161,19 +161,6 @@ def test_imagenet_weights_come_from_torchvisions_cache(tmp_path: Path, monkeypat
     good.write_bytes(data_)
     with pytest.raises(CheckpointError, match=f"does not begin with {digits}; remove it"):
         weights.load("flowers-report", weights="imagenet")
-
-
-def test_without_cache_and_network_the_remedy_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a traceback of urllib's, and half a file left under the final name."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ResourceError, match=r"cannot be fetched.*put https://.*there.*weights=.book"):
-        weights.load("flowers-report", weights="imagenet")
-    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_the_head_is_a_softmax_regression() -> None:

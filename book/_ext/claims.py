@@ -7,7 +7,7 @@ of a chapter show of the ledger (`repro.claims.chapter`) the names of claims and
 from __future__ import annotations
 
 import re
-from html import escape
+from html import escape, unescape
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -80,17 +80,18 @@ def link(app: Sphinx, doctree: nodes.document, page: str) -> None:
         claim = match[1]
         verdict = stored[claim].verdict
         return (
-            f'<sup><a class="claim-mark" href="{ledger}#{claim}" title="{escape(texts[claim])} ({verdict})" '
-            f'aria-label="claim {claim}: {verdict}">{MARKS[verdict]}</a></sup>'
+            f'<sup><a class="claim-mark" href="{ledger}#{claim}" title="{escape(texts[claim])} ({escape(verdict)})" '
+            f'aria-label="claim {claim}: {escape(verdict)}">{MARKS[verdict]}</a></sup>'
         )
 
     def to_section(match: re.Match[str]) -> str:
-        _, anchor, title = labels.get(match[1], ("", match[1], match[1]))
-        return f'<a href="#{anchor}">{escape(title)}</a>'
+        section = unescape(match[1])
+        _, anchor, title = labels.get(section, ("", section, section))
+        return f'<a href="#{escape(anchor)}">{escape(title)}</a>'
 
     for place in places:
-        html = re.sub(r'<code class="claim-mark">([^<]+)</code>', to_mark, place.astext())
-        html = re.sub(r'<code class="claim">([^<]+)</code>', rf'<a href="{ledger}#\1">\1</a>', html)
+        html = re.sub(r'<code class="claim-mark">([a-z0-9-]+)</code>', to_mark, place.astext())
+        html = re.sub(r'<code class="claim">([a-z0-9-]+)</code>', rf'<a href="{ledger}#\1">\1</a>', html)
         html = re.sub(r'<code class="section">([^<]+)</code>', to_section, html)
         place.replace_self(nodes.raw("", html, format="html"))
 

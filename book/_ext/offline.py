@@ -8,6 +8,7 @@ time), thebe's scripts are left out, and the launch buttons appear only with an 
 from __future__ import annotations
 
 import shutil
+from html import escape
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def configure_buttons(app: Sphinx, config: Config) -> None:
         options["use_repository_button"] = True
     else:
         options["launch_buttons"] = {}
+
+
+def escape_title(app: Sphinx, config: Config) -> None:
+    """Make the book's title HTML: the theme puts it into every page as it is."""
+    config.html_title = escape(config.html_title)
 
 
 def drop_thebe(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -76,13 +82,14 @@ def write_index(app: Sphinx, exception: Exception | None) -> None:
     """Write ``index.html`` as a redirect to the first page that has a title and a language."""
     root = app.config.root_doc
     if exception is None and app.builder.format == "html" and root != "index":
-        page = REDIRECT.format(target=f"{root}.html", title=app.config.html_title)
+        page = REDIRECT.format(target=escape(f"{root}.html"), title=app.config.html_title)
         Path(app.outdir, "index.html").write_text(page, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the handlers; `priority` puts them after those of Sphinx and the theme where that matters."""
     app.connect("config-inited", configure_buttons)
+    app.connect("config-inited", escape_title)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_roles)
     app.connect("build-finished", copy_mathjax)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from book._tools import gates
+from book._tools import gates, scripts
 from book._tools.notebooks import ROOT
 
 
@@ -76,10 +76,12 @@ def lint() -> Result:
 
 
 def book() -> Result:
-    """Build the pages and print where they are."""
+    """Build the pages, look for scripts that are not the book's, and print where the pages are."""
     result = commands(gates.BUILD)
     if not result.failed:
-        print(gates.INDEX, flush=True)
+        faults = scripts.in_site((ROOT / gates.INDEX).parent)
+        print("\n".join(faults) or gates.INDEX, flush=True)
+        result.passed, result.failed = result.passed + (not faults), len(faults)
     return result
 
 

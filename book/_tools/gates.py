@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 from nbformat import NotebookNode
 
-from book._tools import claimed, notebooks
+from book._tools import claimed, notebooks, scripts
 
 BUILD = ("jupyter-book", "build", ".", "--all", "-W", "-n", "--keep-going")
 INDEX = Path("_build", "html", "index.html")
@@ -179,6 +179,7 @@ GATES: tuple[Callable[[Path], list[str]], ...] = (
     nbval_compares,
     chapters_are_in_toc,
     install_cells_are_current,
+    scripts.in_chapters,
     claimed.chapters_show_their_claims,
     claimed.numbers_have_claims,
 )

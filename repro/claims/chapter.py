@@ -37,7 +37,7 @@ class Chapter:
     def claims(self) -> HTML:
         """What the sources say, section by section, and where; in the book sections and ids become links."""
         groups = "".join(
-            f'<dt><code class="section">{section}</code></dt>'
+            f'<dt><code class="section">{escape(section)}</code></dt>'
             + "".join(f"<dd>{_statement(_entries()[claim])}</dd>" for claim in chosen)
             for section, chosen in self.sections.items()
         )
@@ -82,7 +82,8 @@ def _row(entry: tuple[str, Claim], stored: Stored, value: object) -> list[str]:
     _, claim = entry
     ours = stored.found if stored.found is not None or value is None else as_value(value)
     reason = f"<br><em>{escape(stored.detail)}</em>" if stored.verdict in WITH_REASON else ""
-    verdict = f"<strong>{stored.verdict}</strong>" if stored.verdict == "does not hold" else stored.verdict
+    verdict = escape(stored.verdict)
+    verdict = f"<strong>{verdict}</strong>" if stored.verdict == "does not hold" else verdict
     said = "" if isinstance(claim.value, bool) else _quantity(claim, claim.value)
     return [_statement(entry) + reason, said, "" if ours is None else _quantity(claim, ours), verdict]
 

@@ -41,13 +41,13 @@ def _select(name: str, values: list[str]) -> str:
 
 def _row(source: Source, claim: Claim, stored: Stored) -> str:
     others = "".join(f' <a href="#{other}">against {other}</a>' for other in claim.contradicts)
-    chapter = f'<a href="../chapters/{claim.chapter}.html">{claim.chapter}</a>' if claim.chapter else ""
+    chapter, verdict = escape(claim.chapter), escape(stored.verdict)
     cells = (
         f"{escape(source.key)}<br>{escape(claim.where)}",
         f'{escape(claim.statement)}<br><a href="#{claim.id}">{claim.id}</a>{others}',
-        f"<strong>{stored.verdict}</strong>" if stored.verdict == "does not hold" else stored.verdict,
+        f"<strong>{verdict}</strong>" if stored.verdict == "does not hold" else verdict,
         escape(stored.detail),
-        chapter,
+        chapter and f'<a href="../chapters/{chapter}.html">{chapter}</a>',
     )
     keys = (source.key, stored.verdict, claim.chapter)
     marks = " ".join(

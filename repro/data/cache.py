@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from repro.data.images import ImageSet, channel_statistics
 from repro.errors import DataError, ResourceError
+from repro.files import is_alive
+from repro.refusals import refusal
 
 FORMAT = 2
 HALF_MADE = re.compile(r"\..+-(?P<pid>\d+)-[^-]+\.half")
@@ -106,14 +108,40 @@ def read(name: str, split: str, folder: Path) -> ImageSet | None:
 
     Raises DataError naming the file when what is there is damaged.
     """
+    while True:
+        before = _identity(folder)
+        try:
+            found = _read(name, split, folder)
+        except DataError:
+            if _identity(folder) == before:
+                raise
+        else:
+            if _identity(folder) == before:
+                return found
+        # Another process has replaced the folder meanwhile: some files were the old ones, some the new.
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What changes when a folder of this name is replaced by another."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _read(name: str, split: str, folder: Path) -> ImageSet | None:
     meta = _read_meta(folder / "meta.json")
     if meta is None:
         return None
     for file in ("images.bin", "labels.bin"):
         _verify(folder / file, meta["files"][file])
     n, h, w, c = meta["shape"]
-    images = torch.from_file(str(folder / "images.bin"), shared=False, size=n * h * w * c, dtype=torch.uint8)
-    labels = torch.from_file(str(folder / "labels.bin"), shared=False, size=n, dtype=torch.int64)
+    try:
+        images = torch.from_file(str(folder / "images.bin"), shared=False, size=n * h * w * c, dtype=torch.uint8)
+        labels = torch.from_file(str(folder / "labels.bin"), shared=False, size=n, dtype=torch.int64)
+    except RuntimeError as e:
+        raise refusal(e) or _damaged(folder, f"cannot be mapped ({e})") from e
     return ImageSet(
         name,
         split,
@@ -147,27 +175,45 @@ def _write_file(path: Path, tensor: Tensor) -> dict[str, Any]:
     return {"bytes": data.nbytes, "sha256": hashlib.sha256(data).hexdigest()}
 
 
+@contextlib.contextmanager
+def _alone_in(parent: Path) -> Iterator[None]:
+    """Keep other writers out: each decides on what it finds, and none replaces what another has just put there."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks; a folder is then replaced once too often
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # gives the lock back, as the end of a process does
+
+
 def _publish(half: Path, folder: Path, digest: str) -> None:
     """Rename `half` to `folder`, unless a whole folder with the same contents is there already."""
-    while True:
-        try:
-            os.replace(half, folder)
-            return
-        except OSError as e:
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        # Another process was first, or what is there is older or damaged.
-        try:
-            there = read("", "", folder)
-        except DataError:
-            there = None
-        if there is not None and there.digest == digest:
-            return
-        # Moved aside in one step: no reader meets a folder that is half deleted.
-        aside = make_half(folder)
-        with contextlib.suppress(FileNotFoundError):  # another process may have moved it
-            os.replace(folder, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+    with _alone_in(folder.parent):
+        while True:
+            try:
+                os.replace(half, folder)
+                return
+            except OSError as e:
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            # Another process was first, or what is there is older or damaged.
+            try:
+                there = read("", "", folder)
+            except DataError:
+                there = None
+            if there is not None and there.digest == digest:
+                return
+            # Moved aside in one step: no reader meets a folder that is half deleted.
+            aside = make_half(folder)
+            with contextlib.suppress(FileNotFoundError):  # another process may have moved it
+                os.replace(folder, aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read_meta(path: Path) -> dict[str, Any] | None:
@@ -199,6 +245,8 @@ def _verify(path: Path, expected: dict[str, Any]) -> None:
             if hashlib.file_digest(f, "sha256").hexdigest() != expected["sha256"]:
                 raise _damaged(path, "its sha256 is not the one written beside it")
     except OSError as e:
+        if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # the file may be whole
         raise _damaged(path, e.strerror or str(e)) from e
 
 
@@ -206,20 +254,8 @@ def _sweep(parent: Path) -> None:
     """Remove half-made folders whose process is gone (killed while preparing)."""
     for half in parent.glob(".*.half"):
         made = HALF_MADE.fullmatch(half.name)
-        if made and not _alive(int(made["pid"])):
+        if made and not is_alive(int(made["pid"])):
             shutil.rmtree(half, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":
-        return True  # there os.kill ends the process instead of asking
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _damaged(path: Path, fault: str) -> DataError:

@@ -23,9 +23,13 @@ CHUNK = 256  # pictures a thread decodes before it reports
 # Pillow frees the interpreter while it decodes. For files smaller than this on average that is too short: two threads
 # that hand the interpreter to and fro were slower than one over MNIST's digits, and faster over photographs.
 WORTH_A_THREAD = 1024  # bytes
+# Photographs and what is traded beside them. Not all that Pillow knows: EPS would start another program, and 16 bits of
+# JPEG 2000 or 10 of AVIF become 8 without a word.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MODES = {1: "L", 3: "RGB"}
 WIDE = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow would cut these to 8 bits by saturation
 ORIENTATION = 0x0112  # the EXIF tag
+TURNED = range(2, 9)  # its values for pictures that lie otherwise than they should be shown
 EXIF_IN_PNG = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where Pillow finds it
 
 Pixels = NDArray[np.uint8]
@@ -52,8 +56,10 @@ def decode(encoded: bytes, target: Target) -> tuple[Pixels, list[str]]:
 
     Raises DataError (or Pillow's error) when the bytes are no picture or have more than 8 bits per channel.
     """
-    with Image.open(io.BytesIO(encoded)) as opened:
-        return as_pixels(opened, target)
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
+        several = ["first of several frames"] if getattr(opened, "is_animated", False) else []
+        pixels, conversions = as_pixels(opened, target)
+    return pixels, several + conversions
 
 
 def as_pixels(opened: Image.Image, target: Target) -> tuple[Pixels, list[str]]:
@@ -81,15 +87,20 @@ def _load_turned(image: Image.Image) -> bool:
     """Load the pixels; whether EXIF says that they lie otherwise than they should be shown."""
     if image.format == "PNG":
         image.load()  # EXIF may follow the pixels; without any the question would cost as much as decoding
-        return bool(EXIF_IN_PNG & image.info.keys()) and image.getexif().get(ORIENTATION, 1) != 1
-    turned = image.getexif().get(ORIENTATION, 1) != 1
+        return bool(EXIF_IN_PNG & image.info.keys()) and image.getexif().get(ORIENTATION) in TURNED
+    turned = image.getexif().get(ORIENTATION) in TURNED
     image.load()  # Pillow turns a TIFF while it loads, and then forgets that it did
     return turned
 
 
 def _stored_wide(image: Image.Image) -> bool:
     """Whether the file holds 16 bits per channel: Pillow opens such colour pictures as 8 bits without a word."""
-    return any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    for codec, _, _, args in getattr(image, "tile", ()):
+        if ";16" in str(args) and "BGR;16" not in str(args):  # that one has 16 bits for all three channels
+            return True
+        if codec in ("ppm", "ppm_plain") and args[-1] > 255:  # the greatest value
+            return True
+    return False
 
 
 def shorter_side(image: Image.Image, size: int) -> Image.Image:

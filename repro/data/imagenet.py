@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.data import cache
-from repro.data.imagenet_layouts import Copy, Entry, find, shortened, unpack
+from repro.data import cache, sums
+from repro.data.imagenet_layouts import DEVKIT_TAR, Copy, Entry, find, shortened, unpack
 from repro.data.imagenet_shard import PARTS, Job, Part, disk_refused, make_shard
 from repro.data.random import permutation
 from repro.data.shard_files import (
@@ -80,8 +80,17 @@ def prepare_imagenet(
         if _is_there(folder, encoding, force):
             print(f"repro: {folder} was prepared before; --force does it again", file=sys.stderr)
         else:
+            _verify(source, found, split)
             _prepare(found, split, folder, _Options(fit, size, encoding, workers or usable_cores(), shard_size), faults)
         yield ShardSet(folder)
+
+
+def _verify(source: Path, found: Copy, split: str) -> None:
+    """Hold a split's files against the digests that lie beside them, where there are some."""
+    files = {Path(e.path) for e in found.entries[split]}
+    if found.layout == "archives" and (source / DEVKIT_TAR).exists():
+        files.add(source / DEVKIT_TAR)
+    sums.verify(source, sorted(files))
 
 
 class _Options:
@@ -190,7 +199,12 @@ def _make(jobs: list[Job], workers: int, what: str, total: int) -> list[Part]:
     if workers == 1:
         return list(track(map(make_shard, jobs), total, what, size))
     # Fresh processes: a fork would copy the threads' locks in whatever state they are.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    except OSError as e:
+        raise ResourceError(
+            f"{workers} processes: they get no memory to share, such as /dev/shm has ({e.strerror}); give --workers 1"
+        ) from e
     try:
         return list(track(pool.map(make_shard, jobs), total, what, size))
     except BrokenProcessPool as e:

@@ -1,8 +1,7 @@
 """Where the pictures of a copy of ImageNet lie: the official archives, folders of classes, or parquet files.
 
 Every layout ends as a list of `Entry`: a stretch of a file that holds one encoded picture, its class and its name. Of
-an archive only the headers are read, and nothing is ever extracted: a member that is no regular file, or whose name
-leads out of the archive, is refused.
+an archive only the headers are read, and nothing is ever extracted: see `repro.data.archives`.
 """
 
 import io
@@ -12,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from repro.data import folder, parquet
+from repro.data import archives, folder, parquet
 from repro.errors import DataError
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -27,6 +25,7 @@ CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 SPLITS = {"train": "train", "val": "val", "validation": "val"}  # as they are called in a copy, and here
 FEWEST, MOST = 732, 1300  # training pictures of a class, where the devkit does not say how many
 VAL_EACH = 50
+MOST_OF_DEVKIT = 64 * 2**20  # bytes unpacked, of a few millions
 
 
 class Entry(NamedTuple):
@@ -116,14 +115,14 @@ def _from_folders(source: Path) -> Copy:
 def _from_archives(source: Path) -> Copy:
     train: dict[str, list[tuple[str, int, int]]] = {}
     if (source / TRAIN_TAR).exists():
-        with _reading(source / TRAIN_TAR), tarfile.open(source / TRAIN_TAR) as outer:
-            for member in _regular(outer, TRAIN_TAR):
+        with archives.reading(source / TRAIN_TAR), tarfile.open(source / TRAIN_TAR, "r:") as outer:
+            for member in archives.regular(outer, source / TRAIN_TAR):
                 if not (kind := CLASS_TAR.fullmatch(member.name)):
                     raise DataError(f"{source / TRAIN_TAR}: member {member.name} is no class's archive nXXXXXXXX.tar")
-                with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
                     train[kind[1]] = [
                         (PurePosixPath(m.name).name, member.offset_data + m.offset_data, m.size)
-                        for m in _regular(inner, member.name)
+                        for m in archives.regular(inner, source / TRAIN_TAR / member.name)
                     ]
     known, truth = _devkit(source) if (source / DEVKIT_TAR).exists() else ({}, [])
     classes = tuple(sorted({*train, *(wnid for wnid, _ in known.values())}))
@@ -139,8 +138,8 @@ def _from_archives(source: Path) -> Copy:
 
 
 def _validation(path: Path, labels: list[int]) -> list[Entry]:
-    with _reading(path), tarfile.open(path) as archive:
-        members = sorted(_regular(archive, path.name), key=lambda m: m.name)
+    with archives.reading(path), tarfile.open(path, "r:") as archive:
+        members = sorted(archives.regular(archive, path), key=lambda m: m.name)
     entries = []
     for m in members:
         name = PurePosixPath(m.name).name
@@ -156,46 +155,24 @@ def _devkit(source: Path) -> tuple[dict[int, tuple[str, int]], list[int]]:
     from scipy.io import loadmat
 
     path, contents = source / DEVKIT_TAR, {}
-    with _reading(path), tarfile.open(path) as archive:
-        for member in _regular(archive, DEVKIT_TAR):
+    with archives.reading(path):
+        unpacked = archives.unzipped(path, MOST_OF_DEVKIT)
+    with archives.reading(path), tarfile.open(fileobj=unpacked, mode="r:") as archive:
+        for member in archives.regular(archive, path):
             for wanted in (META, TRUTH):
                 if member.name.endswith("/" + wanted) and (file := archive.extractfile(member)):
                     contents[wanted] = file.read()
     try:
+        archives.require_small_mat(contents[META], MOST_OF_DEVKIT)
         synsets = loadmat(io.BytesIO(contents[META]), squeeze_me=True)["synsets"]
         leaves = [s for s in synsets.reshape(-1) if int(s["num_children"]) == 0]
         known = {int(s["ILSVRC2012_ID"]): (str(s["WNID"]), int(s["num_train_images"])) for s in leaves}
         truth = [int(line) for line in contents[TRUTH].split()]
-    except (KeyError, ValueError, TypeError) as e:
+    except Exception as e:  # scipy raises a dozen kinds for what is no table of classes
         raise DataError(f"{path}: not the devkit of ILSVRC 2012 ({type(e).__name__}: {e})") from e
     if strange := set(truth) - set(known):
         raise DataError(f"{path}: the validation labels name class {min(strange)}, which {META} does not have")
     return known, truth
-
-
-class _reading:
-    """Turn what tarfile raises into a DataError that names the archive."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, e: BaseException | None, trace: object) -> None:
-        if isinstance(e, tarfile.TarError | EOFError | OSError):
-            raise DataError(
-                f"{self.path}: not readable as an archive, cut short or damaged ({e}); copy it again"
-            ) from e
-
-
-def _regular(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """Its files; raises DataError for anything but regular files and folders with a name inside."""
-    for member in archive:
-        place = PurePosixPath(member.name)
-        if place.is_absolute() or ".." in place.parts or not (member.isreg() or member.isdir()):
-            raise DataError(f"{name}: member {member.name} is no regular file inside the archive; it is not trusted")
-        if member.isreg():
-            yield member
 
 
 def _from_parquet(place: Path) -> Copy:
@@ -210,8 +187,8 @@ def _from_parquet(place: Path) -> Copy:
                 file = pq.ParquetFile(path, page_checksum_verification=True)
                 parquet.check_columns(path, file.schema_arrow)
                 labels = file.read(columns=["label"])["label"].to_pylist()
-            except (OSError, pa.ArrowException) as e:
-                raise DataError(f"{path}: not readable as parquet, cut short or damaged ({e}); copy it again") from e
+            except parquet.BROKEN as e:
+                raise parquet.not_readable(path, e) from e
             names = parquet.class_names(path, file.schema_arrow)
             if classes and names != classes:
                 raise DataError(f"{path}: its class names differ from those of the files before it")
@@ -231,15 +208,21 @@ def unpack(path: Path, target: Path) -> list[tuple[int, int, str | None]]:
     offset, half = 0, target.with_suffix(".half")
     try:
         with half.open("wb") as f:
-            for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(64, columns=["image"]):
-                for row in batch.column("image").to_pylist():
-                    content, name = (row or {}).get("bytes") or b"", (row or {}).get("path")
-                    f.write(content)
-                    places.append((offset, len(content), name))
-                    offset += len(content)
+            for row in _rows(path):
+                content, name = row.get("bytes") or b"", row.get("path")
+                f.write(content)
+                places.append((offset, len(content), name))
+                offset += len(content)
         half.replace(target)
-    except pa.ArrowException as e:
-        raise DataError(f"{path}: not readable as parquet, cut short or damaged ({e}); copy it again") from e
     finally:
         half.unlink(missing_ok=True)
     return places
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(64, columns=["image"]):
+            for row in batch.column("image").to_pylist():
+                yield row or {}
+    except parquet.BROKEN as e:
+        raise parquet.not_readable(path, e) from e

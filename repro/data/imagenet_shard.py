@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from repro.data.decode import Target, decode
+from repro.data.decode import FORMATS, Target, decode
 from repro.data.imagenet_layouts import Entry
 from repro.data.shard_files import (
     CHANNELS,
@@ -138,7 +138,7 @@ def _decode(entry: Entry, target: Target) -> tuple[NDArray[np.uint8], list[str]]
     """Pixels (H, W, 3), and what was odd: conversions, and a format that the name does not say."""
     content = entry.read()
     pixels, odd = decode(content, target)
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         kind = str(image.format)
     suffix = os.path.splitext(entry.name)[1]
     if suffix.lower() in (".jpeg", ".jpg") and kind not in ("JPEG", "MPO"):  # MPO: JPEG with more pictures behind it

@@ -5,6 +5,7 @@ file, and `path`) and an integer column `label`; the class names are in the sche
 `huggingface`. Every fault is reported with its file and row.
 """
 
+import errno
 import json
 import re
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from repro.errors import DataError
+from repro.errors import DataError, ReproError
+from repro.refusals import refusal
 
+BROKEN = (OSError, MemoryError, ValueError, pa.ArrowException)  # what pyarrow raises over a damaged file
 SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.parquet")
 
 
@@ -38,6 +41,16 @@ def splits(folder: Path) -> dict[str, list[Path]]:
         if extra := indices - set(range(count)):
             raise DataError(f"{folder}: {split} has a file number {max(extra)} of {count}; remove the wrong one")
     return {split: [path for *_, path in shards] for split, shards in found.items()}
+
+
+def not_readable(path: Path, e: Exception) -> ReproError:
+    """The error for a file over which pyarrow raised `e`."""
+    is_path = isinstance(e, UnicodeEncodeError) or (isinstance(e, OSError) and e.errno == errno.EMFILE)
+    if is_path and (refused := refusal(e)):  # nothing is wrong with what is in the file
+        return refused
+    return DataError(
+        f"{path}: not readable as parquet, cut short or damaged ({' '.join(str(e).split())}); copy it again"
+    )
 
 
 class Rows:
@@ -62,8 +75,8 @@ class Rows:
     def _read(self, path: Path) -> None:
         try:
             table = pq.read_table(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as e:
-            raise DataError(f"{path}: not readable as parquet, cut short or damaged ({e}); copy it again") from e
+        except BROKEN as e:
+            raise not_readable(path, e) from e
         check_columns(path, table.schema)
         classes = class_names(path, table.schema)
         if self.classes not in (None, classes):

@@ -65,12 +65,23 @@ class ShardSet:
         self.size, self.fit, self.encoding = manifest.size, manifest.fit, manifest.encoding
         self._fetch(manifest.index.file)
         labels, sizes = sizes_of(read_columns(map_file(folder, manifest.index)))
+        self._require_sound(labels)
         self._keep(list(range(len(manifest.shards))), labels, sizes)
         if on_damage == "skip":
             self._leave_out_damaged(labels, sizes)
         elif self._remote is None:
             for shard in manifest.shards:
                 check_length(folder, shard)
+
+    def _require_sound(self, labels: np.ndarray) -> None:
+        place, stated = self.folder / self.manifest.index.file, sum(s.samples for s in self.manifest.shards)
+        if len(labels) != stated:
+            raise DataError(f"{place}: {len(labels):,} labels for {stated:,} pictures; prepare the split again")
+        if len(outside := labels[(labels < 0) | (labels >= len(self.classes))]):
+            expected = f"0…{len(self.classes) - 1}"
+            raise DataError(
+                f"{place}: label {outside[0]} is out of range; expected {expected}; prepare the split again"
+            )
 
     def _keep(self, kept: list[int], labels: np.ndarray, sizes: np.ndarray) -> None:
         """Number the samples of the shards `kept` from 0; `labels` and `sizes` are those of all shards."""

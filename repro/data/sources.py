@@ -1,7 +1,7 @@
 """From a name to pictures: the cache, then `$REPRO_DATA`, then a download, then what needs nothing.
 
 A named set is looked for in the cache, then under `$REPRO_DATA/NAME/`, as parquet or as folders SPLIT/CLASS/ of
-pictures, then downloaded through torchvision (not when `REPRO_OFFLINE` is set). Any other folder under `$REPRO_DATA` in
+pictures, then downloaded from its publishers (not when `REPRO_OFFLINE` is set). Any other folder under `$REPRO_DATA` in
 one of these layouts is a set too, by its name.
 """
 
@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repro.data import cache, embedded, folder, parquet
+from repro.data import cache, embedded, folder, parquet, sums
 from repro.data.decode import Fit, Target, decode_all
+from repro.data.decoded import Decoded
 from repro.data.images import ImageSet
 from repro.errors import DataError, UnknownName, nearest
+from repro.fetch import FetchError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FASHION_CLASSES = (
@@ -206,6 +208,7 @@ def _load(name: str, split: str, size: int | None, fit: Fit) -> ImageSet:
 
 def _decode_into_cache(name: str, split: str, size: int | None, fit: Fit) -> ImageSet:
     decoded = _decode(name, split, size, fit)
+    _require_sound(name, split, decoded, size)
     images, labels = torch.from_numpy(decoded.images), torch.from_numpy(decoded.labels)
     kept = cache.folder_of(name, split, size, fit)
     cache.write(kept, images, labels, decoded.classes, decoded.source, decoded.conversions, decoded.skipped)
@@ -215,13 +218,27 @@ def _decode_into_cache(name: str, split: str, size: int | None, fit: Fit) -> Ima
     return found
 
 
+def _require_sound(name: str, split: str, decoded: Decoded, size: int | None) -> None:
+    """Raise DataError for labels that are none, and where a set's publisher states another digest."""
+    decoded.require_labels(f"{name} {split}")
+    expected = SPECS[name].digests.get(split) if name in SPECS else None
+    if expected is None or not (data_dir() / name).is_dir():  # a download is held against it as it comes
+        return
+    # At another size the pixels are others; then the set is decoded once more at its own.
+    found = (decoded if size is None else _decode(name, split, None)).digest()
+    if found != expected:
+        raise DataError(
+            f"{data_dir() / name}: {split} is not the published set: digest {found}, expected {expected}; copy it again"
+        )
+
+
 def _stored(name: str, size: int | None, fit: Fit) -> tuple[int | None, Fit]:
     """Size and fit as the cache keeps them: what has its size already, or is drawn at it, is not fitted to it."""
     size = size or _usual_size(name)
     return size, "cut" if size is None or name in EMBEDDED else fit
 
 
-def _decode(name: str, split: str, size: int | None, fit: Fit = "cut") -> "Decoded":
+def _decode(name: str, split: str, size: int | None, fit: Fit = "cut") -> Decoded:
     if name in SPECS and SPECS[name].sharded:
         raise NotFound(
             f"{name} {split}: no shards of size {size} here, and too large to be decoded into memory; run `repro data "
@@ -235,28 +252,13 @@ def _decode(name: str, split: str, size: int | None, fit: Fit = "cut") -> "Decod
     return _download(name, split, size, fit)
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A split fresh from its source: uint8 (N, H, W, C), int64 (N,), and where it came from."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    source: str
-    conversions: dict[str, int]
-    skipped: tuple[str, ...] = ()
-
-    def digest(self) -> str:
-        """Of the contents, whatever their order: see `cache.content_digest`."""
-        return cache.content_digest(torch.from_numpy(self.images), torch.from_numpy(self.labels), self.classes)
-
-
 def from_parquet(name: str, split: str, size: int | None, fit: Fit = "cut") -> Decoded:
     """Decode one split from `$REPRO_DATA/NAME/`; raises DataError naming file, row and fault."""
     place = data_dir() / name
     files = parquet.splits(place).get(split)
     if not files:
-        raise NotFound(f"{place}: no files of split '{split}'\n{_three_ways(name)}")
+        raise NotFound(_without_split(place, split))
+    sums.verify(place, files)
     rows = parquet.Rows(files)
     classes = rows.classes or ()
     _require_published(name, split, classes, len(rows.labels))
@@ -272,8 +274,9 @@ def from_folder(name: str, split: str, size: int | None, fit: Fit = "cut") -> De
     """
     place = data_dir() / name
     if split not in folder.splits(place):
-        raise NotFound(f"{place}: no folder '{split}' of class folders\n{_three_ways(name)}")
+        raise NotFound(_without_split(place, split))
     files = folder.Files(place, split)
+    sums.verify(place, files.paths)
     what, target = f"decoding {name} {split}", Target(_channels(name), size, fit)
     images, conversions = decode_all(files.images, target, what, files.place, files.faults)
     files.require_each_class()
@@ -302,28 +305,25 @@ def _require_published(name: str, split: str, classes: tuple[str, ...], count: i
 
 
 def _download(name: str, split: str, size: int | None, fit: Fit) -> Decoded:
-    if name not in SPECS or os.environ.get("REPRO_OFFLINE"):
-        raise NotFound(_nowhere(name, "REPRO_OFFLINE is set" if name in SPECS else "it is not a published set"))
+    if name not in SPECS:
+        raise NotFound(f"{data_dir() / name}: vanished; put it back, or point REPRO_DATA at the folder that holds it")
     from repro.data import download
 
     try:
         return download.fetch(name, split, size, SPECS[name], fit)
-    except (OSError, RuntimeError) as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise NotFound(_nowhere(name, reason)) from e
+    except FetchError as e:
+        raise NotFound(
+            f"{name}: not in the cache, not under REPRO_DATA, and not downloaded ({e}); run "
+            f"`repro data prepare {name}` with a network connection, or set REPRO_DATA to a folder that holds "
+            f"{name}/SPLIT-00000-of-00001.parquet (Hugging Face layout) or {name}/SPLIT/CLASS/*.jpg, or copy a "
+            f"prepared cache folder to {cache.cache_dir() / name}"
+        ) from e
 
 
-def _nowhere(name: str, reason: str) -> str:
-    return f"{name}: not in the cache, not under REPRO_DATA, and not downloaded ({reason})\n{_three_ways(name)}"
-
-
-def _three_ways(name: str) -> str:
+def _without_split(place: Path, split: str) -> str:
     return (
-        "There are three ways to get it:\n"
-        f"  1. copy a prepared cache folder to {cache.cache_dir() / name} (or point REPRO_CACHE at one);\n"
-        f"  2. set REPRO_DATA to a folder that holds {name}/SPLIT-00000-of-00001.parquet (Hugging Face layout)\n"
-        f"     or {name}/SPLIT/CLASS/*.jpg;\n"
-        f"  3. run `repro data prepare {name}` once with a network connection."
+        f"{place}: holds no pictures of split '{split}'; put {split}-00000-of-00001.parquet or {split}/CLASS/*.jpg "
+        "there, or take the folder away to have the set downloaded"
     )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from repro.errors import CheckpointError, RecipeError, UnknownName, nearest
+from repro.files import check_writable
 from repro.models.registry import model_info
 from repro.records import Epoch, Record, file_of, read, run_name, write
+from repro.training.checkpoint import TEXT
 from repro.training.lock import check_free
 from repro.training.parallel import MODES, Group, Hybrid, OneProcess, joined
 from repro.training.parallel.group import TIMEOUT_S, code_digest, restarted
@@ -44,6 +46,7 @@ class Sharing:
         more = (self.scheme,) if issubclass(kind, Hybrid) else ()
         parallel = kind(group, self.accumulate, *more)
         if self.trace_dir:
+            check_writable(self.trace_dir, TEXT, "name another folder by --trace")
             parallel.wire.trace = []
         return parallel
 
@@ -72,11 +75,11 @@ def train_seeds(
     Under torchrun every rank calls it; the first one reads and writes the files. A process that torchrun starts again
     after a loss goes on from the last checkpoint by itself.
     """
-    recipe = load_recipe(name, overrides)
-    model_info(recipe.model)
     if threads is not None:
         torch.set_num_threads(threads)
     with joined(device, sharing.timeout_s) as group:
+        recipe = load_recipe(name, overrides)
+        model_info(recipe.model)
         group.agree(
             {
                 "recipe": recipe.digest(),
@@ -86,6 +89,7 @@ def train_seeds(
                 "torch": torch.__version__,
             }
         )
+        group.first_decides(lambda: check_writable(records_dir, TEXT, "name another folder by --records-dir"))
         for seed in seeds or recipe.seeds:
             folder = run_dir / run_name(recipe.name, seed)
             record = group.first_decides(partial(_finished, folder, recipe, resume or restarted()))

@@ -26,14 +26,14 @@ from repro.training.checkpoint import Checkpoint
 from repro.training.device import autocast, keep_freed_memory
 from repro.training.fusion import fuse
 from repro.training.measure import TOP, Measured, Sums, eval_batch, mean_over_views, outside_top
-from repro.training.optim import learning_rate, loss_function, make_optimizer, set_rate
+from repro.training.optim import learning_rate, loss_function, make_optimizer, not_finite, set_rate
 from repro.training.parallel import Group, OneProcess
 from repro.training.parallel.one import Piece
 from repro.training.recipe import Recipe
 from repro.training.setup import Pictures, as_input, build_net, open_pictures
-from repro.training.state import MODEL, Parts, check_same_run
+from repro.training.state import MODEL, Parts, progress_of
 
-CHECK_EVERY = 50  # steps between two looks at the losses on a GPU
+CHECK_EVERY = 50  # steps between two looks at losses and gradients on a GPU
 # What the parts of a derived seed are for, so that no two draws share one.
 _INIT, _ORDER, _STEP, _AUGMENT = range(4)
 
@@ -115,14 +115,16 @@ class Trainer:
             self.place.step += 1
             self.place.seconds = before + time.perf_counter() - start
             after_step()
-        self.check_losses()
+        self.check_finite()
         train_loss, train_error = self.sums.over(self.parallel.group).means()
         seconds = before + time.perf_counter() - start
         test = self.evaluate(self.test_batches)
         if not math.isfinite(test.loss):
-            raise NumericsError(
-                f"{self.recipe.name} seed {self.seed}: test loss is {test.loss} after epoch {epoch + 1}; "
-                "the last checkpoint is from before it: lower the learning rate"
+            raise self.parallel.group.alike(
+                NumericsError(
+                    f"{self.recipe.name} seed {self.seed}: test loss is {test.loss} after epoch {epoch + 1}; "
+                    "the last checkpoint is from before it: lower the learning rate"
+                )
             )
         done = Epoch(
             epoch=epoch + 1,
@@ -171,20 +173,17 @@ class Trainer:
         for piece in self.parallel.pieces(len(indices)):
             self._seed_dropout(derive_seed(self.seed, epoch, step, _STEP))
             images, _ = self.train_batches.augmented(indices, derive_seed(self.seed, _AUGMENT), epoch, piece.rows)
-            self.sums.add(
-                *self.parallel.work(self.as_input(images), labels, piece, self.loss, self._autocast, self._note_loss)
-            )
+            answer = self.parallel.work(self.as_input(images), labels, piece, self.loss, self._autocast)
+            self.unchecked.append((step, answer.loss))
+            self.sums.add(*answer)
+        if self.device.type == "cpu" or (step + 1) % CHECK_EVERY == 0:
+            self.check_finite(gradients=True)
         set_rate(self.optimizer, self.rate(step))
         self.optimizer.step()
         self.parallel.wire.note(f"step {step + 1} of epoch {epoch + 1}", "step", start, 0)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return autocast(self.device, self.precision)
-
-    def _note_loss(self, loss: Tensor) -> None:
-        self.unchecked.append((self.place.step, loss.detach()))
-        if self.device.type == "cpu" or len(self.unchecked) >= CHECK_EVERY:
-            self.check_losses()
 
     def _seed_dropout(self, seed: int) -> None:
         if self.device.type == "cpu":
@@ -193,24 +192,31 @@ class Trainer:
         else:
             torch.manual_seed(seed)
 
-    def check_losses(self) -> None:
-        """Raise NumericsError at the first loss since the last check that is not finite, naming its batch.
+    def check_finite(self, gradients: bool = False) -> None:
+        """Raise NumericsError, on all ranks alike, if a loss since the last check is not finite on any of them.
 
-        On a GPU, asking waits for the device, so it is done every CHECK_EVERY steps and before anything is saved: what
-        is on disk is finite.
+        With `gradients` those of the step under way are looked at, too. On a GPU, asking waits for the device, so it
+        is done every CHECK_EVERY steps and before anything is saved: what is on disk is finite. On a CPU it is done
+        before each update.
         """
-        unchecked, self.unchecked = self.unchecked, []
-        bad = [(step, loss.item()) for step, loss in unchecked if not torch.isfinite(loss)]
-        if not bad:
+        group, unchecked, self.unchecked = self.parallel.group, self.unchecked, []
+        found = [(step, f"loss is {loss.item()}") for step, loss in unchecked if not torch.isfinite(loss)]
+        if gradients and not found:
+            found = [(self.place.step, f"gradient of {name} is not finite") for name in not_finite(self.model)]
+        if not group.any(bool(found))[0]:
             return
-        step, loss = bad[0]
+        on_each = group.from_all(found[:1])
+        # A gradient that is shared has its cause where the loss is.
+        step, _, rank, what = min((s, "loss" not in w, r, w) for r, one in enumerate(on_each) for s, w in one)
+        place = f" on rank {rank}" if group.world_size > 1 else ""
         first = step * self.recipe.batch_size
-        order = self.order(self.place.epoch)
-        samples = ", ".join(map(str, order[first : first + 8].tolist()))
-        raise NumericsError(
-            f"{self.recipe.name} seed {self.seed}: loss is {loss} at epoch "
-            f"{self.place.epoch + 1}, batch {step + 1} (samples {samples}, …); the last checkpoint is from before it: "
-            "lower the learning rate, or look at these samples"
+        samples = ", ".join(map(str, self.order(self.place.epoch)[first : first + 8].tolist()))
+        raise group.alike(
+            NumericsError(
+                f"{self.recipe.name} seed {self.seed}: {what}{place} at epoch {self.place.epoch + 1}, batch {step + 1} "
+                f"(samples {samples}, …); the last checkpoint is from before it: lower the learning rate, or look at "
+                "these samples"
+            )
         )
 
     @torch.inference_mode()
@@ -261,15 +267,18 @@ class Trainer:
 
     def snapshot(self) -> Checkpoint:
         """All that an exact continuation needs."""
-        self.check_losses()
+        self.check_finite()
         tensors = self.parts.collect(self.model, self.optimizer)
         sums = self.sums.over(self.parallel.group)
         tensors |= {"sums/loss": sums.loss, "sums/wrong": sums.wrong}
         place = self.place
-        if bad := [k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
-            raise NumericsError(
-                f"{self.recipe.name} seed {self.seed}: {bad[0]} is not finite at epoch {place.epoch + 1}, batch "
-                f"{place.step}; the last checkpoint is from before it: lower the learning rate"
+        bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+        if bad := self.parallel.group.from_first(bad):
+            raise self.parallel.group.alike(
+                NumericsError(
+                    f"{self.recipe.name} seed {self.seed}: {bad[0]} is not finite at epoch {place.epoch + 1}, batch "
+                    f"{place.step}; the last checkpoint is from before it: lower the learning rate"
+                )
             )
         return Checkpoint(
             tensors,
@@ -295,20 +304,20 @@ class Trainer:
 
     def restore(self, found: Checkpoint) -> None:
         """Go on from a checkpoint of the same run; raises CheckpointError naming the first thing that differs."""
-        state, own, group = found.state, self.snapshot(), self.parallel.group
+        own, group = self.snapshot(), self.parallel.group
         # The others have no whole net to compare with.
-        group.first_decides(lambda: check_same_run(found, own))
+        group.first_decides(lambda: self.parts.check(found, own, self.optimizer))
+        progress = progress_of(found, self.steps_per_epoch, self.recipe.batch_size, len(self.train_batches))
         self.parts.put_back(self.model, self.optimizer, found.tensors)
         self.sums = Sums.zero(self.device)
         if group.is_first:  # what all ranks have counted so far
             self.sums.loss += found.tensors["sums/loss"].to(self.device)
             self.sums.wrong += found.tensors["sums/wrong"].to(self.device)
-            self.sums.count = state["count"]
-        self.earlier = state.get("earlier", [])
-        if (before := state.get("parallel", own.state["parallel"])) != own.state["parallel"]:
-            self.earlier.append(before | {"until_epoch": state["epoch"] + 1, "until_step": state["step"]})
-        history = [Epoch.model_validate(e) for e in state["history"]]
-        self.place = Place(state["epoch"], state["step"], state["seconds"], state["restarts"] + 1, history)
+            self.sums.count = progress.count
+        self.earlier = progress.earlier
+        if (before := progress.parallel or own.state["parallel"]) != own.state["parallel"]:
+            self.earlier.append(before | {"until_epoch": progress.epoch + 1, "until_step": progress.step})
+        self.place = Place(progress.epoch, progress.step, progress.seconds, progress.restarts + 1, progress.history)
 
     def whole_net(self) -> nn.Module:
         """The trained net: on rank 0 all of it, on another rank of a net that is split, that rank's part."""

@@ -88,6 +88,22 @@ def _layer(model: nn.Module, wanted: str) -> str:
     raise RecipeError(f"optimizer.weight_decay_of: layer '{wanted}': {hint}")
 
 
+def not_finite(model: nn.Module) -> list[str]:
+    """The parameters, by their names, of whose gradients a number is NaN or infinite.
+
+    Their sums are asked first, in one pass over memory: none with such a number in it is finite, but one of large
+    numbers alone can be infinite as well.
+    """
+    gradients = {
+        name: p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+    if not gradients or torch.stack([g.sum() for g in gradients.values()]).sum().isfinite():
+        return []
+    return [name for name, g in gradients.items() if not g.isfinite().all()]
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group its multiple of a rate."""
     for group in optimizer.param_groups:

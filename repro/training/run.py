@@ -8,9 +8,9 @@ from torch import nn
 
 from repro.errors import Preempted, ResourceError
 from repro.records import Epoch, Record
+from repro.refusals import refusal
 from repro.training.device import choose_device
 from repro.training.keeper import SAVE_EVERY_S, Keeper
-from repro.training.lock import locked
 from repro.training.loop import Trainer
 from repro.training.parallel import OneProcess
 from repro.training.parallel.group import loss_of_a_rank_named
@@ -46,10 +46,7 @@ def train(
         contextlib.closing(trainer.train_batches),
         contextlib.closing(trainer.test_batches),
     ):
-        if run_dir is not None:
-            group.first_decides(lambda: held.enter_context(locked(run_dir)))
-        if resume:
-            keeper.resume()
+        keeper.open(held, resume)
         with StopRequest(active=run_dir is not None) as stop:
             try:
                 while not trainer.finished:
@@ -60,8 +57,8 @@ def train(
             except Preempted:
                 raise
             except Exception as e:
-                with contextlib.suppress(ResourceError):  # on a full disk the first error is the one to tell
-                    keeper.write_record("crashed", f"{type(e).__name__}: {e}")
+                with contextlib.suppress(ResourceError, MemoryError):  # the first error is the one to tell
+                    keeper.write_record("crashed", f"{type(e).__name__}: {refusal(e) or e}")
                 raise
         record = keeper.write_record("complete")
         return record, trainer.whole_net().eval()

@@ -13,6 +13,7 @@ from repro.data.shards import ShardSet, open_set
 from repro.errors import RecipeError, ReproError
 from repro.models import get_model
 from repro.models.summary import layer_table
+from repro.refusals import refusal
 from repro.training.device import channels_last, choose_precision
 from repro.training.recipe import Recipe
 
@@ -93,7 +94,7 @@ def build_net(recipe: Recipe, device: torch.device, pictures: Pictures) -> Net:
     except ReproError:
         raise
     except (TypeError, ValueError, RuntimeError) as e:
-        raise RecipeError(f"{recipe.name}: model_options {recipe.model_options}: {e}") from e
+        raise refusal(e) or RecipeError(f"{recipe.name}: model_options {recipe.model_options}: {e}") from e
     model = channels_last(model.to(device))
     _, channels, height, width = as_input(pictures.train_batches.plain(0, 1)[0], recipe.data.channels).shape
     rows = layer_table(model, (channels, height, width))

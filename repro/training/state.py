@@ -4,39 +4,89 @@ A checkpoint knows one net, whole, whoever holds which part of it: several ranks
 out again.
 """
 
+from typing import Annotated, Any
+
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from repro.errors import CheckpointError
-from repro.training.checkpoint import Checkpoint
+from repro.records import Epoch
+from repro.training.checkpoint import Checkpoint, Count
 from repro.training.parallel import OneProcess
 
 MODEL, PREFIX = "model/", "optimizer/"
+
+BYTES_OF_A_NAME = 160  # of a tensor, beside the name itself, in the header of a file
 
 # What decides the bits of a run: going on under another one would make a run that no record describes.
 IDENTITY = ("recipe", "seed", "recipe_digest", "train_digest", "test_digest", "device", "precision", "threads")
 
 
-def check_same_run(found: Checkpoint, own: Checkpoint) -> None:
-    """Raise CheckpointError at the first of IDENTITY, or the first of the net's tensors, in which the two differ.
+class Progress(BaseModel):
+    """What a checkpoint says of where its run was: `count` pictures of an epoch are seen, in `step` steps."""
+
+    model_config = ConfigDict(strict=True)
+
+    started: str
+    git: dict[str, Any]
+    epoch: Count
+    step: Count
+    count: Count
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    restarts: Count
+    history: list[Epoch]
+    parallel: dict[str, Any] | None = None
+    earlier: list[dict[str, Any]] = []
+
+
+def check_same_run(found: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise CheckpointError at the first of IDENTITY in which the states of two checkpoints differ.
 
     A run may go on shared in another way among its ranks. Then its bits are others from there on, and so may be the
     number of threads; the record lists the ways.
     """
-    reshared = found.state.get("parallel") != own.state["parallel"]
+    reshared = found.get("parallel") != own["parallel"]
     for key in IDENTITY[:-1] if reshared else IDENTITY:
-        if found.state.get(key) != own.state[key]:
-            raise CheckpointError(
-                f"checkpoint of {found.state.get('recipe')} seed {found.state.get('seed')}: {key} is "
-                f"{found.state.get(key)}, this run's is {own.state[key]}; resume with what it was started with, or "
-                "give the new run another --run-dir"
-            )
-    for name in sorted(_net(found) ^ _net(own)):
-        raise CheckpointError(f"checkpoint of {own.state['recipe']}: {name} does not fit this version of the net")
+        if found.get(key) != own[key]:
+            raise _differs(found, f"{key} is {found.get(key)}, this run's is {own[key]}")
 
 
-def _net(checkpoint: Checkpoint) -> set[tuple[str, tuple[int, ...]]]:
-    return {(name, tuple(t.shape)) for name, t in checkpoint.tensors.items() if not name.startswith(PREFIX)}
+def progress_of(found: Checkpoint, steps_per_epoch: int, batch_size: int, samples: int) -> Progress:
+    """Where the run was; raises CheckpointError at the first field that no run of these sizes writes."""
+    try:
+        progress = Progress.model_validate(found.state)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise _differs(found.state, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+    expected = {
+        "history": list(range(1, progress.epoch + 1)),
+        "step": min(progress.step, steps_per_epoch),
+        "count": min(progress.step * batch_size, samples),
+    }
+    for key, value in expected.items():
+        there = [e.epoch for e in progress.history] if key == "history" else getattr(progress, key)
+        if there != value:
+            raise _differs(found.state, f"{key} is {there}, after epoch {progress.epoch} it would be {value}")
+    return progress
+
+
+def _differs(found: dict[str, Any], how: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint of {found.get('recipe')} seed {found.get('seed')}: {how}; resume with what it was started with, "
+        "or give the new run another --run-dir"
+    )
+
+
+def _form(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "not there"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {'×'.join(map(str, tensor.shape)) or 'alone'}"
+
+
+def _kinds(optimizer: torch.optim.Optimizer) -> list[str]:
+    """What an optimizer remembers of each parameter, once it has made a step."""
+    return ["momentum_buffer"] if any(group["momentum"] for group in optimizer.param_groups) else []
 
 
 class Parts:
@@ -46,6 +96,26 @@ class Parts:
         self.names = list(whole.state_dict())
         self.parameters = [name for name, _ in whole.named_parameters()]
         self.parallel = parallel
+        self.size = sum(t.nbytes for t in whole.state_dict().values())
+        self.size_of_parameters = sum(p.nbytes for p in whole.parameters())
+
+    def most_bytes(self, optimizer: torch.optim.Optimizer) -> int:
+        """What the file of a checkpoint's tensors takes at most."""
+        header = sum(len(name) + BYTES_OF_A_NAME for name in (*self.names, *self.parameters))
+        return self.size + self.size_of_parameters * len(_kinds(optimizer)) + header
+
+    def check(self, found: Checkpoint, own: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+        """Raise CheckpointError unless they are of one run and all tensors are there, of the same type and shape.
+
+        `own` is what this run would save before its first step, when its optimizer remembers nothing yet.
+        """
+        check_same_run(found.state, own.state)
+        memory = {f"{PREFIX}{n}/{kind}": own.tensors[MODEL + n] for n in self.parameters for kind in _kinds(optimizer)}
+        wanted = {name: t for name, t in own.tensors.items() if not name.startswith(PREFIX)} | memory
+        for name in sorted(wanted.keys() | found.tensors.keys()):
+            there, expected = _form(found.tensors.get(name)), _form(wanted.get(name))
+            if there != expected:
+                raise _differs(found.state, f"{name} is {there}, this run's is {expected}")
 
     def collect(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         """Weights, and what the optimizer remembers of each, as `model/NAME` and `optimizer/NAME/WHAT`.
@@ -60,7 +130,10 @@ class Parts:
         )
         for name in self.parameters:
             for kind in kinds:
-                tensors[f"{PREFIX}{name}/{kind}"] = self.parallel.whole(name, memory.get(name, {}).get(kind))
+                whole = self.parallel.whole(name, memory.get(name, {}).get(kind))
+                if whole is None and (weight := tensors[MODEL + name]) is not None and self.parallel.group.is_first:
+                    whole = torch.zeros_like(weight)  # no gradient has reached it
+                tensors[f"{PREFIX}{name}/{kind}"] = whole
         return {name: t for name, t in tensors.items() if t is not None}
 
     def put_back(self, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from repro import data, weights
-from repro.data import ImageSet, cache, folder
+from repro.data import ImageSet, cache, folder, sums
 from repro.data.decode import Target, decode_all
 from repro.data.images import channel_statistics
 from repro.data.preparation import Preparation
@@ -74,7 +74,7 @@ def from_folder(place: Path, prepare: Preparation, tested: int, seed: int) -> tu
 
     `tested` files of each class, drawn from `seed`, are tested on and the rest is to be trained on. Files that cannot
     be read are left out and named. All pictures lie in memory, in the net's size: some 6 GB for Caltech-256. Raises
-    `DataError` for fewer than two classes, and for a class with fewer files.
+    `DataError` for fewer than two classes, for a class with fewer files, and for files that `SHA256SUMS` denies.
     """
     kinds = [p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".") and folder.files(p)]
     if len(kinds) < 2:
@@ -82,6 +82,7 @@ def from_folder(place: Path, prepare: Preparation, tested: int, seed: int) -> tu
             f"{place}: holds {len(kinds)} folders with pictures; one for each of two or more classes is needed"
         )
     paths = [(path, label) for label, kind in enumerate(kinds) for path in folder.files(kind) if path.is_file()]
+    sums.verify(place, [path for path, _ in paths])
     labels, classes = torch.tensor([label for _, label in paths]), tuple(kind.name for kind in kinds)
     held_out = set(draw_pictures(labels, tested, 0, seed).tolist())
     parts = [[pair for i, pair in enumerate(paths) if (i in held_out) == test] for test in (False, True)]

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.errors import DataError, UnknownName, nearest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from repro.data.color import ColorPCA
     from repro.data.images import ImageSet
 
+FOLDER = Path(__file__).parent
 MOST_BYTES = 100_000  # of pixels in one page; as text they are a third longer
 
 # name -> (start, smallest, largest). The largest grid, 12 + 2 * 3 pixels, still fits the width of a phone.
@@ -64,15 +65,15 @@ class Explorer:
             name=self.name,
             values=html.escape(json.dumps(self.values, sort_keys=True)),
             style=_text("explorer.css") + _text(f"{self.name}.css"),
-            module="".join(_inlined(f"{module}.js") for module in (*self.imports, self.name)),
+            module="".join(inlined(f"{module}.js") for module in (*self.imports, self.name)),
         )
 
 
 def _text(file: str) -> str:
-    return resources.files("repro.visualization").joinpath(file).read_text(encoding="utf-8")
+    return (FOLDER / file).read_text(encoding="utf-8")
 
 
-def _inlined(file: str) -> str:
+def inlined(file: str) -> str:
     """A module as part of one inline script: it neither imports nor exports, nor may it contain its own end."""
     module = re.sub(r"^import [^;]*;\n", "", _text(file), flags=re.MULTILINE)
     module = re.sub(r"^export default", "const explorer =", module, flags=re.MULTILINE)

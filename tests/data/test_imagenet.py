@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from made import kill, names, prepared, write_copy
@@ -168,6 +169,18 @@ def test_an_archive_is_not_trusted(copies: Path, tmp_path: Path) -> None:
             find(place)
     with pytest.raises(DataError, match="no copy of ImageNet"):
         find(tmp_path)
+
+
+def test_a_damaged_page_is_the_files_fault(tmp_path: Path, cache: Path) -> None:
+    """Catches a damaged file taken for a disk that cannot be written: pyarrow raises OSError for both."""
+    make_imagenet(tmp_path / "copy", "parquet", classes=4, per_class=6, side=SIDE, odd=False)
+    path = tmp_path / "copy" / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(path), path, write_page_checksum=True, compression="none")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # in a picture
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: not readable as parquet.*CRC"):
+        run(tmp_path / "copy")
 
 
 @pytest.fixture

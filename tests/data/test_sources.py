@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CLASSES, encode, needs_data, own_set, random_images, write_parquet
+from helpers import CLASSES, encode, needs_data, offer_idx, own_set, random_images, write_parquet
 from PIL import Image
 
 import repro
@@ -139,12 +139,29 @@ def test_a_known_name_has_to_keep_its_promises(tiny_mnist: None, data: Path, cac
     with pytest.raises(DataError, match=r"classes \('eel', 'dog', 'cat'\) are not those of mnist"):
         load("mnist")
     write_parquet(path, encoded[:3], [0, 1, 2])
-    assert load("mnist").conversions == {"RGB to L": 3}
+    for size in (None, 9):
+        with pytest.raises(DataError, match=r"mnist: train is not the published set: digest .*, expected 0000"):
+            load("mnist", size=size)
+    assert not cache.exists()
 
 
-def test_check_holds_a_set_against_the_published_digest(tiny_mnist: None, data: Path, cache: Path) -> None:
+def test_labels_are_looked_at_wherever_they_come_from(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a label past the last class that a download brings, where nothing published states a digest."""
+    monkeypatch.delenv("REPRO_OFFLINE")
+    monkeypatch.setitem(SPECS, "fashion_mnist", Spec("six", {"train": 6, "test": 6}, FASHION_CLASSES, 1))
+    offer_idx(cache, monkeypatch, random_images(6)[..., 0], [0, 1, 10, 0, 1, 2])
+    with pytest.raises(DataError, match="fashion_mnist train: label 10 is out of range; expected 0…9"):
+        load("fashion_mnist")
+
+
+def test_check_holds_a_set_against_the_published_digest(
+    data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a set that is whole but not the one whose name it bears; with its source gone too."""
     write_parquet(data / "mnist" / TRAIN, [encode(Image.fromarray(i)) for i in random_images(3)], [0, 1, 2])
+    monkeypatch.setitem(SPECS, "mnist", Spec("tiny", {"train": 3}, CLASSES, 1))
+    assert load("mnist").conversions == {"RGB to L": 3}
+    monkeypatch.setitem(SPECS, "mnist", Spec("tiny", {"train": 3}, CLASSES, 1, digests={"train": "0" * 64}))
     for _ in range(2):
         with pytest.raises(DataError, match="is not the published set's, 0000"):
             check("mnist", "train")

@@ -7,12 +7,15 @@ each test notes by `finding`.
 import json
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Nursery
+from faults import PATCH
+from jobs import Job, Jobs
+from processes import EACH_STEP, RUN, STOPPED, Nursery, alive, train_tiny
 from tier import Finding
 
 
@@ -44,11 +47,35 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.fixture(scope="session")
+def stopped(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny run was killed, with checkpoints of the two steps before; to be copied."""
+    folder = tmp_path_factory.mktemp("stopped")
+    train_tiny(nursery, folder, *EACH_STEP, prelude=f"{PATCH}at({STOPPED}, lambda: os._exit(9))")
+    assert nursery.wait() == 9
+    assert len(list((folder / "runs" / RUN).glob("step-*"))) == 4
+    return folder
+
+
+@pytest.fixture(scope="session")
 def undisturbed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe without a fault, and without checkpoints inside an epoch."""
-    from processes import train_tiny
-
     folder = tmp_path_factory.mktemp("undisturbed")
     train_tiny(nursery, folder)
     assert nursery.wait() == 0, (folder / "stderr").read_text()
     return folder
+
+
+@pytest.fixture
+def job(nursery: Nursery, tmp_path: Path) -> Iterator[Jobs]:
+    """Makes jobs of two ranks in folders of their own; what still runs at the end is killed."""
+    jobs: list[Job] = []
+
+    def make(name: str) -> Job:
+        jobs.append(Job(nursery, tmp_path / name))
+        return jobs[-1]
+
+    yield make
+    for made in jobs:
+        if made.agent and alive(made.agent):
+            os.killpg(made.agent, signal.SIGKILL)
+            nursery.wait()

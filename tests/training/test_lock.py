@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from repro.errors import ResourceError
 from repro.training.lock import check_free, locked
@@ -40,6 +42,31 @@ def test_the_second_is_told_who_holds_it_and_a_dead_holder_does_not(tmp_path: Pa
     with locked(folder):
         assert str(os.getpid()) in (folder / ".holder").read_text()
     assert not (folder / ".holder").exists()
+
+
+def test_one_that_only_looks_is_waited_for(tmp_path: Path) -> None:
+    """Catches two starts at the same moment of which both look whether the folder is free, and one meets the other's
+    look."""
+    with locked(tmp_path):
+        pass
+    looking = FileLock(tmp_path / ".lock", thread_local=False)
+    looking.acquire()
+    threading.Timer(0.2, looking.release).start()
+    check_free(tmp_path)
+
+
+def test_the_name_is_that_of_who_holds_it_now(tmp_path: Path) -> None:
+    """Catches the name of a process long dead, read before its successor has written its own."""
+    pid = held_by_a_child(tmp_path)
+    holder = (tmp_path / ".holder").read_text()
+    (tmp_path / ".holder").write_text(holder.replace(f"process {pid} ", "process 999999999 "))
+    threading.Timer(0.2, (tmp_path / ".holder").write_text, [holder]).start()
+    try:
+        with pytest.raises(ResourceError, match=rf"process {pid} of .* trains in it"):
+            check_free(tmp_path)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

@@ -216,9 +216,8 @@ def facts_differ(group: Group) -> str:
 
 def test_ranks_that_do_not_agree_are_named() -> None:
     """Catches two machines with two recipes that train on, and only one of the ranks noticing."""
-    first, second = in_ranks(2, facts_differ)
-    assert first.startswith("rank 1 has recipe b, rank 0 has a")
-    assert second.startswith("rank 0 has recipe a, rank 1 has b")
+    for message in in_ranks(2, facts_differ):
+        assert message.startswith("rank 1 has recipe b, rank 0 has a")
 
 
 def first_fails(group: Group) -> str:

@@ -6,7 +6,6 @@ the first GPU and reads both halves of layer 7. Chapter 10 teaches it.
 """
 
 import copy
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -80,9 +79,9 @@ class Columns(OneProcess):
         self.called = share_dropout(called, self.draw, lambda width: slice_of(width, COLUMNS, self.group.rank))
         return self.called
 
-    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context, check: Any) -> Answer:
+    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context) -> Answer:
         if self.group.is_first:
-            return super().work(images, labels, piece, loss, context, check)
+            return super().work(images, labels, piece, loss, context)
         self.draw.total, self.draw.rows = len(labels), piece.rows
         with context():
             nothing = self.called(images).sum()

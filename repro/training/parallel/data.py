@@ -55,14 +55,13 @@ class DataParallel(OneProcess):
     def own_rows(self, rows: slice) -> slice:
         return share_of(rows, self.group.world_size, self.group.rank)
 
-    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context, check: Any) -> Answer:
+    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context) -> Answer:
         self.draw.total, self.draw.rows = len(labels), piece.rows
         own = labels[piece.rows]
         with self.exchange(piece.last):
             with context():
                 logits = self.called(images)
                 mean = loss(logits, own) if len(own) else logits.sum()
-            check(mean)
             # The ranks' gradients are averaged, so each is multiplied by their number first.
             (mean * (self.group.world_size * len(own) / len(labels))).backward()
         return Answer(mean.detach(), logits.detach(), own)

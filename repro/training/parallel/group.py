@@ -7,8 +7,9 @@ between GPUs and gloo between CPUs. Without `torchrun` there is a group of one. 
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,10 +20,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from repro.errors import ReproError, ResourceError
+from repro.refusals import refusals_named
 from repro.training.device import choose_device
+from repro.training.parallel.meeting import meet
 
 CPU = torch.device("cpu")
 TIMEOUT_S = 300.0  # without a word from another rank, before this one gives up
+ANSWER_S = 0.5  # for the store to say who has told an error
 # With its default, a restart by torchrun meets the first start's keys in the store that agents and workers share, and
 # with gloo some runs never come up again.
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
@@ -60,13 +64,21 @@ class Group:
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Raise ParallelError, on every rank alike, at the first of `facts` that is not the same on all of them."""
-        for rank, found in enumerate(self._from_all(dict(facts))):
-            for key, value in facts.items():
+        first, *others = self.from_all(dict(facts))
+        for rank, found in enumerate(others, 1):
+            for key, value in first.items():
                 if found[key] != value:
-                    raise ParallelError(
-                        f"rank {rank} has {key} {found[key]}, rank {self.rank} has {value}: all ranks need the same "
-                        "code, recipe and options; start every machine with the same command from the same commit"
+                    raise self.alike(
+                        ParallelError(
+                            f"rank {rank} has {key} {found[key]}, rank 0 has {value}: all ranks need the same code, "
+                            "recipe and options; start every machine with the same command from the same commit"
+                        )
                     )
+
+    def alike(self, error: ReproError) -> ReproError:
+        """An error that every rank is about to raise, so that the first one tells it alone."""
+        error.told = not self.is_first
+        return error
 
     def from_first(self, value: Any) -> Any:
         """What rank 0 passes, on every rank; the others' values are ignored."""
@@ -86,7 +98,7 @@ class Group:
                 outcome = e
         outcome = self.from_first(outcome)
         if isinstance(outcome, ReproError):
-            raise outcome
+            raise self.alike(outcome)
         return outcome
 
     def any(self, *wishes: bool) -> tuple[bool, ...]:
@@ -104,7 +116,8 @@ class Group:
             dist.all_reduce(values)
         return values
 
-    def _from_all(self, value: Any) -> list[Any]:
+    def from_all(self, value: Any) -> list[Any]:
+        """What each rank passes, in their order, on every rank."""
         if self.world_size == 1:
             return [value]
         found: list[Any] = [None] * self.world_size
@@ -116,31 +129,40 @@ class Group:
 def joined(device: str | None = None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
     """The group that `torchrun` started this process for, or a group of one; raises ParallelError if it cannot form.
 
-    On a machine with GPUs each of its ranks takes the one of its own number.
+    On a machine with GPUs each of its ranks takes the one of its own number. Of the errors of this package that come
+    out of the `with` block on several ranks, only the first is not marked as `told`.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
         yield Group(device=choose_device(device))
         return
-    _check_restarts()
-    own = _own_device(device)
-    rank = int(os.environ["RANK"])
-    try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
-        )
-    except (dist.DistError, RuntimeError, ValueError) as e:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise ParallelError(
-            f"rank {rank} of {world_size} found no group at {where} within {timeout_s:.0f} s ({_first_line(e)}); "
-            "on one machine use `torchrun --standalone`, which takes a free port"
-        ) from e
+    rank, timeout = int(os.environ["RANK"]), timedelta(seconds=timeout_s)
+    _check_restarts(rank)
+    with _forming(world_size, timeout_s):
+        store = meet(rank, world_size, timeout)
+    with _told_once(store):
+        own = _own_device(device)
+        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+        with _forming(world_size, timeout_s):
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     group = Group(rank, world_size, own, timeout_s)
     try:
-        with loss_of_a_rank_named(group):
+        with _told_once(store), refusals_named(), loss_of_a_rank_named(group):
             yield group
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _forming(world_size: int, timeout_s: float) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as e:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ParallelError(
+            f"no group of {world_size} processes at {where} within {timeout_s:.0f} s ({_first_line(e)}); "
+            "on one machine use `torchrun --standalone`, which takes a free port"
+        ) from e
 
 
 @contextmanager
@@ -152,9 +174,35 @@ def loss_of_a_rank_named(group: Group) -> Iterator[None]:
         if group.world_size == 1 or not _comes_from_the_wire(e):
             raise
         raise ParallelError(
-            f"rank {group.rank}: another rank died, or was silent for {group.timeout_s:.0f} s ({_first_line(e)}); "
-            "its own message says why; start again with --resume"
+            f"another rank died, or was silent for {group.timeout_s:.0f} s ({_first_line(e)}); its own message, if it "
+            "could leave one, says why; start again with --resume"
         ) from e
+
+
+@contextmanager
+def _told_once(store: dist.Store) -> Iterator[None]:
+    """Mark an error of this package as `told` if another rank tells one; where the store does not answer, all tell.
+
+    The question comes before the group's end, from which the other ranks hear that this one is gone.
+    """
+    try:
+        yield
+    except ReproError as e:
+        e.told = e.told or _asked_whether_told(store)
+        raise
+
+
+def _asked_whether_told(store: dist.Store) -> bool:
+    answers: list[int] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):  # its host is gone
+            answers.append(store.add("told", 1))
+
+    asking = threading.Thread(target=ask, daemon=True)  # a host that is frozen would keep this rank for ever
+    asking.start()
+    asking.join(ANSWER_S)
+    return answers > [1]
 
 
 def code_digest() -> str:
@@ -179,11 +227,13 @@ def _max_restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
 
 
-def _check_restarts() -> None:
+def _check_restarts(rank: int) -> None:
     if _max_restarts() > 0 and os.environ.get(OWN_STORE) != "1":
-        raise ParallelError(
+        error = ParallelError(
             f"torchrun --max-restarts needs {OWN_STORE}=1 in its environment: otherwise some restarts never come up"
         )
+        error.told = rank > 0  # all find the same
+        raise error
 
 
 def _own_device(wanted: str | None) -> torch.device:

@@ -110,7 +110,7 @@ class Hybrid(OneProcess):
         """The features of all ranks, for layers that each compute a part of the rest."""
         return self.wire.gather(features, 0, sizes, "features")
 
-    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context, check: Any) -> Answer:
+    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context) -> Answer:
         assert isinstance(self.called, DistributedDataParallel)
         counts = sizes_of(piece.pass_rows.stop - piece.pass_rows.start, self.group.world_size)
         starts = [piece.pass_rows.start + sum(counts[:r]) for r in range(len(counts))]
@@ -127,7 +127,6 @@ class Hybrid(OneProcess):
                 with context():
                     logits = self._pass(kept, sent)
                     mean = loss(logits, labels[rows]) if len(rows) else logits.sum()
-                check(mean)
                 (mean * (len(rows) / len(labels))).backward()
                 answers.append((mean.detach() * len(rows), logits.detach(), labels[rows]))
             # Every rank has the gradient of the whole loss. What follows is averaged over the ranks, so it is

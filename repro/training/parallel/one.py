@@ -97,16 +97,15 @@ class OneProcess:
         """This rank's share of some rows of a batch."""
         return rows
 
-    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context, check: Any) -> Answer:
+    def work(self, images: Tensor, labels: Tensor, piece: Piece, loss: Loss, context: Context) -> Answer:
         """Forward and backward over one piece, adding to the gradients; `labels` are the whole batch's.
 
-        `check` is called with each loss before its backward pass; `context` is the precision of the forward pass.
+        `context` is the precision of the forward pass.
         """
         self.draw.total, self.draw.rows = len(labels), piece.rows
         with context():
             logits = self.called(images)
             mean = loss(logits, labels[piece.rows])
-        check(mean)
         (mean * (len(logits) / len(labels))).backward()
         return Answer(mean.detach(), logits.detach(), labels[piece.rows])
 
