@@ -31,12 +31,18 @@ def told(command: Callable[[], Any]) -> None:
     except ReproError as e:
         if debug:
             raise
-        if not e.told:
-            with contextlib.suppress(OSError):
-                print(f"repro: {_rank()}{_in_lines(e)}", file=sys.stderr)
+        tell(e)
         for stream in (sys.stdout, sys.stderr):
             _drop_unwritten(stream)
         sys.exit(e.exit_code)
+
+
+def tell(error: ReproError) -> None:
+    """Say on stderr what went wrong, unless this process or another one of the same run has said it."""
+    if not error.told:
+        with contextlib.suppress(OSError):
+            print(f"repro: {_rank()}{_in_lines(error)}", file=sys.stderr)
+    error.told = True
 
 
 def _in_lines(error: ReproError) -> str:

@@ -12,7 +12,7 @@ class ReproError(Exception):
 
     exit_code = 1
     told = False
-    """Whether another process of the same run says it; then this one keeps silent."""
+    """Whether it has been said, or another process of the same run says it."""
 
 
 class RecipeError(ReproError):

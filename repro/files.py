@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,7 +78,8 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def check_writable(folder: Path, room: int, remedy: str) -> None:
-    """Raise ResourceError unless so many bytes can be written in a folder, which is made where it is not there yet."""
+    """Raise ResourceError unless so many bytes can be written in a folder, which may have to be made; nothing stays."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as f:
@@ -85,6 +87,10 @@ def check_writable(folder: Path, room: int, remedy: str) -> None:
             f.flush()
     except OSError as e:
         raise ResourceError(f"{folder}: nothing can be written there ({e.strerror or e}); {remedy}") from e
+    finally:
+        with suppress(OSError):  # another process may have put something there by now
+            for place in made:
+                place.rmdir()
 
 
 def _a(noun: str) -> str:

@@ -94,6 +94,13 @@ def own_set(data: Path, name: str = "pets", n: int = 12, side: int = 6) -> np.nd
     return images
 
 
+def unsealed(path: Path) -> dict[str, Any]:
+    """The content of a file that `repro.files.write_model` wrote, to be changed, without the sha256 of it."""
+    content = json.loads(path.read_bytes())
+    del content["content_sha256"]
+    return content
+
+
 def needs_data(name: str) -> pytest.MarkDecorator:
     """Skip where the real set is not under REPRO_DATA; on CI its absence is a failure instead."""
     here = Path(os.environ.get("REPRO_DATA") or os.devnull, name).is_dir()

@@ -8,11 +8,13 @@ from pathlib import Path
 from helpers import TINY_TOML
 from processes import RUN, TRAIN, Nursery, alive
 from ranks import free_port
+from tier import amount
 
 from repro.records import read
 from repro.training.parallel.group import OWN_STORE
 
 LIMIT_S = 120.0  # for anything
+EPOCHS = amount(3, 6)  # of thirteen steps
 # The agent of torchrun as a fork, which forks its ranks in turn: nothing is imported again.
 AGENTS = """
 import os
@@ -63,14 +65,16 @@ class Job:
         The ranks first run the code of `fault`; `named` is environment.
         """
         self.folder.mkdir(exist_ok=True)
-        (self.folder / "tiny.toml").write_text(TINY_TOML.replace('"tiny"', '"tiny_columns"'))
+        recipe = TINY_TOML.replace('"tiny"', '"tiny_columns"').replace("epochs = 6", f"epochs = {EPOCHS}")
+        (self.folder / "tiny.toml").write_text(recipe)
         script = self.folder / "rank.py"
         script.write_text(fault + RANK)
         where = ["--standalone", "--nproc-per-node", "2"]
         if agents == 2:
             where = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
             where += ["--rdzv-endpoint", f"localhost:{free_port()}"]
-        where += ["--max-restarts", str(restarts), "--start-method", "fork", "--run-path", str(script)]
+        where += ["--max-restarts", str(restarts), "--start-method", "fork", "--log-dir", str(self.folder / "logs")]
+        where += ["--run-path", str(script)]
         arguments = [*where, *TRAIN, "--timeout", str(timeout_s), *options]
         environment = {"OMP_NUM_THREADS": "1", OWN_STORE: "1"} | named
         code = AGENTS.format(environment=environment, agents=agents, arguments=arguments)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import register_tiny, tiny_recipe
+from helpers import register_tiny, tiny_recipe, unsealed
 from torch import Tensor, nn
 
 from repro.dense import resize
@@ -132,7 +132,7 @@ def test_what_is_written_is_read(runs: Path, tmp_path: Path) -> None:
     assert found.recipe_digest == tiny_recipe().digest()
     with pytest.raises(UnknownName, match="dense, 35: did you mean dense, 34"):
         found.row("dense, 35")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": 3}))
+    path.write_text(json.dumps(unsealed(path) | {"rows": 3}))
     with pytest.raises(CheckpointError, match="not an evaluation: rows"):
         load("tiny", 0, tmp_path)
     with pytest.raises(CheckpointError, match="make it: repro evaluate tiny --seed 1"):

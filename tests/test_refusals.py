@@ -9,8 +9,8 @@ from repro.errors import CheckpointError, ResourceError
 from repro.refusals import refusal, refusals_named
 
 CUDA = (
-    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 3.00 GiB is free.\n"
-    "If reserved but unallocated memory is large …"
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 3.00 GiB is "
+    "free.\nIf reserved but unallocated memory is large …"
 )
 
 
@@ -48,7 +48,7 @@ def test_each_is_named(error: Exception, message: str) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x"), OSError("no number"), CheckpointError("x"),
+    [RuntimeError("mat1 and mat2 cannot be multiplied"), KeyError("x"), OSError("no number"), CheckpointError("x"),
      BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)), UnicodeEncodeError("ascii", "é", 0, 1, "not in range")],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from helpers import encode, needs_data, random_images
+from helpers import encode, needs_data, random_images, unsealed
 from PIL import Image
 from torch import Tensor, nn
 
@@ -325,7 +325,7 @@ def test_what_is_written_is_read(found: Study, tmp_path: Path) -> None:
     path = write(found, tmp_path)
     assert path == tmp_path / "transfer" / "small-to-coloured.json"
     assert load("small", "coloured", folder=tmp_path) == found
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"points": [{"features": 1}]}))
+    path.write_text(json.dumps(unsealed(path) | {"points": [{"features": 1}]}))
     with pytest.raises(CheckpointError, match=r"not a study: points\.0"):
         load("small", "coloured", folder=tmp_path)
     with pytest.raises(CheckpointError, match="make it: repro transfer small --to coloured"):

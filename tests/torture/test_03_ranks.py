@@ -20,7 +20,6 @@ from repro.training.parallel.group import OWN_STORE
 from repro.training.parallel.meeting import INTERFACES, LOOPBACK, meet
 
 MODES = ("data", "columns")
-EPOCHS = ("--set", f"epochs={amount(3, 6)}")  # of thirteen steps
 TIMEOUT_S = 4.0  # of ranks that are to be frozen
 WithoutFault = Callable[[str], Path]
 
@@ -33,7 +32,7 @@ def without_fault(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) ->
     def run(mode: str) -> Path:
         if mode not in folders:
             job = Job(nursery, tmp_path_factory.mktemp(mode))
-            job.start("--parallel", mode, *EPOCHS)
+            job.start("--parallel", mode)
             assert job.end() == 0, job.said()
             folders[mode] = job.folder
         return folders[mode]
@@ -49,7 +48,7 @@ def test_a_rank_killed_or_stopped(job: Jobs, without_fault: WithoutFault, findin
     runs, draw, done, longest = amount(2, 10), random.Random(0), Counter[int](), 0.0
     for number in range(runs):
         mode, run = MODES[number % 2], job(str(number))
-        run.start("--parallel", mode, *EPOCHS, *EACH_STEP, agents=2 if number % 4 == 0 else 1, restarts=len(faults))
+        run.start("--parallel", mode, *EACH_STEP, agents=2 if number % 4 == 0 else 1, restarts=len(faults))
         ranks = run.ranks()
         for fault in faults:
             wait_for_steps(run.agent, run.folder, draw.randint(3, 20))
@@ -77,13 +76,13 @@ def test_the_whole_job_killed(job: Jobs, without_fault: WithoutFault, finding: F
     each, draw, kills = amount(1, 5), random.Random(1), 0
     for mode in amount(MODES[1:], MODES):
         run = job(mode)
-        run.start("--parallel", mode, *EPOCHS, *EACH_STEP)
+        run.start("--parallel", mode, *EACH_STEP)
         for _ in range(each):
             run.ranks()
             wait_for_steps(run.agent, run.folder, draw.randint(3, 12))
             os.killpg(run.agent, signal.SIGKILL)
             kills += run.end() == -signal.SIGKILL
-            run.start("--parallel", mode, *EPOCHS, *EACH_STEP, "--resume")
+            run.start("--parallel", mode, *EACH_STEP, "--resume")
         assert run.end() == 0, run.said()
         assert differences(run.folder, without_fault(mode)) == []
         assert run.restarts == each
@@ -98,7 +97,7 @@ def test_a_peer_frozen(job: Jobs, without_fault: WithoutFault, finding: Finding)
     runs, each, draw, freezes, longest = amount(1, 2), amount(1, 5), random.Random(2), 0, 0.0
     for number in range(runs):
         run = job(str(number))
-        run.start("--parallel", "columns", *EPOCHS, *EACH_STEP, restarts=each, timeout_s=TIMEOUT_S)
+        run.start("--parallel", "columns", *EACH_STEP, restarts=each, timeout_s=TIMEOUT_S)
         ranks = run.ranks()
         for freeze in range(each):
             wait_for_steps(run.agent, run.folder, draw.randint(3, 12))
@@ -165,7 +164,7 @@ def test_addresses_listened_on(job: Jobs, finding: Finding) -> None:
     found: set[tuple[str, int]] = set()
     for mode, own_store in zip(MODES, "01", strict=True):
         run = job(mode)
-        run.start("--parallel", mode, *EPOCHS, *EACH_STEP, **{OWN_STORE: own_store})
+        run.start("--parallel", mode, *EACH_STEP, **{OWN_STORE: own_store})
         ranks = run.ranks()
         wait_for_steps(run.agent, run.folder, 2)
         found |= listened_on(*ranks) - listened_on(run.agent)  # a fork has what its agent opened

@@ -1,15 +1,26 @@
 """Row 5, disks: too small, full, refusing, read-only, gone."""
 
-import contextlib
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import NO_PRIVILEGE, PATCH, mounted, told
-from processes import EACH_STEP, RUN, STEPS, Nursery, differences, resume_tiny, steps_saved, train_tiny, wait_for_steps
+from faults import NO_PRIVILEGE, PATCH, Mount, mounted, told
+from processes import (
+    EACH_STEP,
+    RUN,
+    STEPS,
+    Nursery,
+    alive,
+    differences,
+    resume_tiny,
+    steps_saved,
+    train_tiny,
+    wait_for_steps,
+)
 from test_02_saving import example, latest
 from tier import Finding, amount
 
@@ -56,12 +67,15 @@ def test_too_little_room(tmp_path: Path, nursery: Nursery, undisturbed: Path, fi
     )
 
 
-def fill(folder: Path) -> Path:
-    """Write to a disk until it is full; returns the file that fills it."""
+def fill(folder: Path, pid: int) -> Path:
+    """Keep a disk full until a process has ended, what that gives up included; returns the file that fills it."""
     filler = folder / "filler"
-    with filler.open("wb", buffering=0) as f, contextlib.suppress(OSError):
-        while f.write(bytes(1024)):
-            pass
+    with filler.open("wb", buffering=0) as f:
+        while alive(pid):
+            try:
+                f.write(bytes(1024))
+            except OSError:
+                time.sleep(0.001)
     return filler
 
 
@@ -75,35 +89,41 @@ before("repro.training.checkpoint:save", stunt)
 """
 
 
+def fills_up(folder: Path, nursery: Nursery, times: int, disk: Mount | None) -> None:
+    """Fill the disk under a run again and again, and let the run go on to its end."""
+    run = (disk.seen(folder) if disk else folder) / "runs" / RUN
+    for number in range(times):
+        prelude = disk.enter if disk else PATCH + STUNTED.format(saves=number + 3)
+        pid = train_tiny(nursery, folder, *EACH_STEP, "--resume", prelude=prelude)
+        wait_for_steps(pid, run.parents[1], 1 + number % 3)
+        saved = steps_saved(run.parents[1])
+        filler = fill(run.parent, pid) if disk else None
+        assert nursery.wait() == 6, (folder / "stderr").read_text()
+        pattern = r"the (checkpoint|record) cannot be written.*(No space left|too large).*; free space and resume$"
+        assert re.search(pattern, told(folder, begun=True))
+        found = load_latest(run)
+        assert found
+        assert found.state["epoch"] * STEPS + found.state["step"] >= saved
+        assert not list(run.glob(".*.half"))
+        if filler:
+            filler.unlink()
+    resume_tiny(nursery, folder, disk.enter if disk else "")
+
+
 def test_a_disk_that_fills_up(tmp_path: Path, nursery: Nursery, undisturbed: Path, finding: Finding) -> None:
     """Catches `unexpected pos 704 vs 598`, a checkpoint in pieces, an old one pruned before the new one is there,
     litter on a disk that is full, and a run that cannot go on once there is room.
     """
-    (tmp_path / "runs").mkdir()
-    times = amount(2, 20)
-    with mounted(tmp_path / "runs", "size=1m") as disk:
-        folder = disk.seen(tmp_path) if disk else tmp_path
-        run, enter = folder / "runs" / RUN, disk.enter if disk else ""
-        for number in range(times):
-            prelude = enter or PATCH + STUNTED.format(saves=number + 3)
-            pid = train_tiny(nursery, tmp_path, *EACH_STEP, "--resume", prelude=prelude)
-            wait_for_steps(pid, folder, 1 + number % 3)
-            filler = fill(run.parent) if disk else None
-            saved = steps_saved(folder)
-            assert nursery.wait() == 6, (tmp_path / "stderr").read_text()
-            pattern = r"the (checkpoint|record) cannot be written.*(No space left|too large).*; free space and resume$"
-            assert re.search(pattern, told(tmp_path, begun=True))
-            found = load_latest(run)
-            assert found
-            assert found.state["epoch"] * STEPS + found.state["step"] >= saved
-            assert not list(run.glob(".*.half"))
-            if filler:
-                filler.unlink()
-        resume_tiny(nursery, tmp_path, enter)
-        assert differences(folder, undisturbed) == []
-        assert read(run / "record.json").restarts == times
+    runs, times = amount((1, 2), (5, 4))
+    for number in range(runs):
+        (tmp_path / str(number) / "runs").mkdir(parents=True)
+        with mounted(tmp_path / str(number) / "runs", "size=1m") as disk:
+            folder = disk.seen(tmp_path / str(number)) if disk else tmp_path / str(number)
+            fills_up(tmp_path / str(number), nursery, times, disk)
+            assert differences(folder, undisturbed) == []
+            assert read(folder / "runs" / RUN / "record.json").restarts == times
     finding(
-        f"a disk that fills up under a run, {times} times, each time resumed when there was room",
+        f"a disk that fills up under a run, {runs * times} times, each time resumed when there was room",
         "one line with the bytes that were needed; the checkpoint before loads every time; 0 differences",
     )
 
@@ -154,7 +174,7 @@ def test_read_only(tmp_path: Path, nursery: Nursery, undisturbed: Path, finding:
         assert nursery.wait() == 6, (folder / "stderr").read_text()
         assert re.match(rf"{name}.*\(Permission denied\); .*{remedy}$", told(folder))
         assert not list(folder.rglob("step-*"))
-    folder, times = tmp_path / "later", amount(1, 10)
+    folder, times = tmp_path / "later", amount(1, 5)
     folder.mkdir()
     run = folder / "runs" / RUN
     for number in range(times):
@@ -190,21 +210,21 @@ def test_vanished(tmp_path: Path, nursery: Nursery, undisturbed: Path, finding: 
     """Catches a removed folder made anew without a word, a run that goes on in it beside another that has taken it
     since, and a stack trace where it cannot be made.
     """
-    steps = amount([2], [1, 2, 13, 14, 40, 77])
+    steps = amount([14], [1, 13, 14, 27, 40, 77])
     for step in steps:
         folder = tmp_path / str(step)
         folder.mkdir()
-        train_tiny(nursery, folder, *EACH_STEP, prelude=f"{PATCH}{VANISHING}at({step}, moved)")
+        train_tiny(nursery, folder, prelude=f"{PATCH}{VANISHING}at({step}, moved)")
         assert nursery.wait() == 0, (folder / "stderr").read_text()
         (line,) = re.findall("^repro: .*$", (folder / "stderr").read_text(), re.MULTILINE)
         assert line.startswith(f"repro: runs/{RUN}: was removed under the run, which has made it anew and goes on; ")
         assert differences(folder, undisturbed) == []
-        assert bool(load_latest(folder / "runs" / "moved")) == (step > 1)
+        assert bool(load_latest(folder / "runs" / "moved")) == (step > STEPS)
     ends = {"taken": "another process trains in it; .*--run-dir", "blocked": r"no run can be kept there \(.*--run-dir"}
     for act, message in ends.items():
         folder = tmp_path / act
         folder.mkdir()
-        train_tiny(nursery, folder, *EACH_STEP, prelude=f"{PATCH}{VANISHING}at(20, {act})")
+        train_tiny(nursery, folder, prelude=f"{PATCH}{VANISHING}at(20, {act})")
         assert nursery.wait() == 6, (folder / "stderr").read_text()
         assert re.match(rf"runs/{RUN}: {message}$", told(folder, begun=True))
     finding(

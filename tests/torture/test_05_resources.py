@@ -9,7 +9,7 @@ import pytest
 from faults import PATCH, mounted, told
 from helpers import TINY_TOML, encode, random_images, write_parquet
 from PIL import Image
-from processes import EACH_STEP, RUN, STEPS, TRAIN, Nursery, differences, resume_tiny, train_tiny
+from processes import RUN, STEPS, TRAIN, Nursery, differences, resume_tiny, train_tiny
 from tier import Finding, amount
 
 from repro.records import read
@@ -156,7 +156,7 @@ def test_few_open_files(tmp_path: Path, nursery: Nursery, undisturbed: Path, fin
     """Catches a file that stays open for each shard or each part of a set, and a cache that is called damaged because
     no more files can be opened.
     """
-    count = 80
+    count = amount(65, 130)
     write_many(tmp_path, count)
     prelude = FEW.format(count=64) + PLACES.format(data="data", cache="cache") + EACH_A_SHARD
     loader = ("bench", "loader", "imagenet", "--seconds", "0", "--batch-size", "16")
@@ -169,7 +169,7 @@ def test_few_open_files(tmp_path: Path, nursery: Nursery, undisturbed: Path, fin
     for limit in limits:
         folder = tmp_path / str(limit)
         folder.mkdir()
-        train_tiny(nursery, folder, *EACH_STEP, prelude=FEW.format(count=limit))
+        train_tiny(nursery, folder, prelude=FEW.format(count=limit))
         if nursery.wait() == 0:
             assert differences(folder, undisturbed) == []
             continue

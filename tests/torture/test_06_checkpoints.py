@@ -11,7 +11,7 @@ import pytest
 import torch
 from faults import told
 from helpers import register_tiny, tiny_recipe
-from processes import EACH_STEP, RUN, STEPS, STOPPED, Nursery, differences, part, train_tiny
+from processes import RUN, STEPS, STOPPED, Nursery, differences, part, train_tiny
 from tier import Finding, amount
 
 from repro.errors import CheckpointError
@@ -64,7 +64,7 @@ def test_damaged(
         noticed += 1
     path.write_bytes(whole)
     assert read(path) == before if kind == "record" else load_latest(run)
-    what = {"safetensors": "tensors", "json": "manifest", "record": "record"}[kind]
+    what = {"safetensors": "file of tensors", "json": "manifest", "record": "record"}[kind]
     used = "each named" if kind == "record" else "the checkpoint before used each time, with a warning"
     finding(f"{flips} flipped bits and {cuts} cuts of a {what}", f"{noticed} of {flips + cuts} noticed, {used}")
 
@@ -82,7 +82,7 @@ def test_resumed_from_damage(
         path = part(folder / "runs" / RUN, kind)
         whole = path.read_bytes()
         path.write_bytes(draw.choice(damages(draw, whole, 1, 1)))
-        train_tiny(nursery, folder, "--resume", *EACH_STEP)
+        train_tiny(nursery, folder, "--resume")
         error = (folder / "stderr").read_text() if nursery.wait() == 0 else pytest.fail((folder / "stderr").read_text())
         (warning,) = [line for line in error.splitlines() if line.startswith("repro: ")]
         assert warning.endswith("; it is written anew" if kind == "record" else "; using step-000000018 instead")

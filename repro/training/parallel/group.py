@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from repro.ending import tell
 from repro.errors import ReproError, ResourceError
 from repro.refusals import refusals_named
 from repro.training.device import choose_device
-from repro.training.parallel.meeting import meet
+from repro.training.parallel.meeting import meet, store_is_of_agent
 
 CPU = torch.device("cpu")
+TELLING, LEAVING = "telling", "leaving"  # in the store: how many ranks would tell an error, and how many have one
 TIMEOUT_S = 300.0  # without a word from another rank, before this one gives up
-ANSWER_S = 0.5  # for the store to say who has told an error
+ANSWER_S = 0.5  # for the store to say whether an error is told, and for survivors of a loss to ask
+LEAVE_S = 5.0  # for the other ranks to ask whether an error is told, which all of them hear of
 # With its default, a restart by torchrun meets the first start's keys in the store that agents and workers share, and
 # with gloo some runs never come up again.
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
@@ -36,6 +40,10 @@ class ParallelError(ReproError):
     """The ranks do not fit the mode or each other, or one of them was lost."""
 
     exit_code = 7
+
+
+class RankLost(ParallelError):
+    """Another rank is gone, or silent for too long."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +137,8 @@ class Group:
 def joined(device: str | None = None, timeout_s: float = TIMEOUT_S) -> Iterator[Group]:
     """The group that `torchrun` started this process for, or a group of one; raises ParallelError if it cannot form.
 
-    On a machine with GPUs each of its ranks takes the one of its own number. Of the errors of this package that come
-    out of the `with` block on several ranks, only the first is not marked as `told`.
+    On a machine with GPUs each of its ranks takes the one of its own number. An error of this package that comes out of
+    the `with` block of several ranks is told by one of them.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
@@ -140,17 +148,18 @@ def joined(device: str | None = None, timeout_s: float = TIMEOUT_S) -> Iterator[
     _check_restarts(rank)
     with _forming(world_size, timeout_s):
         store = meet(rank, world_size, timeout)
-    with _told_once(store):
-        own = _own_device(device)
-        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-        with _forming(world_size, timeout_s):
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    group = Group(rank, world_size, own, timeout_s)
-    try:
-        with _told_once(store), refusals_named(), loss_of_a_rank_named(group):
-            yield group
-    finally:
-        dist.destroy_process_group()
+    with _last_to_leave(store, world_size, is_host=rank == 0 and not store_is_of_agent()):
+        with _told_once(store):
+            own = _own_device(device)
+            backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+            with _forming(world_size, timeout_s):
+                dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        group = Group(rank, world_size, own, timeout_s)
+        try:
+            with _told_once(store), refusals_named(), loss_of_a_rank_named(group):
+                yield group
+        finally:
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -167,13 +176,13 @@ def _forming(world_size: int, timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def loss_of_a_rank_named(group: Group) -> Iterator[None]:
-    """Turn what torch.distributed raises when another rank is gone or silent into a ParallelError that says so."""
+    """Turn what torch.distributed raises when another rank is gone or silent into RankLost, which says so."""
     try:
         yield
     except (dist.DistError, RuntimeError) as e:
         if group.world_size == 1 or not _comes_from_the_wire(e):
             raise
-        raise ParallelError(
+        raise RankLost(
             f"another rank died, or was silent for {group.timeout_s:.0f} s ({_first_line(e)}); its own message, if it "
             "could leave one, says why; start again with --resume"
         ) from e
@@ -181,28 +190,38 @@ def loss_of_a_rank_named(group: Group) -> Iterator[None]:
 
 @contextmanager
 def _told_once(store: dist.Store) -> Iterator[None]:
-    """Mark an error of this package as `told` if another rank tells one; where the store does not answer, all tell.
+    """Tell an error of this package unless another rank tells one; where the store does not answer, all tell.
 
-    The question comes before the group's end, from which the other ranks hear that this one is gone.
+    At once: after the group's end the other ranks hear that this one is gone, and torchrun stops whoever is left.
     """
     try:
         yield
     except ReproError as e:
-        e.told = e.told or _asked_whether_told(store)
+        answers: list[int] = []
+
+        def ask(would_tell: bool = not e.told) -> None:
+            with suppress(RuntimeError):  # the store's host is gone
+                answers.append(store.add(TELLING, int(would_tell)))
+                store.add(LEAVING, 1)
+
+        asking = threading.Thread(target=ask, daemon=True)  # a host that is frozen would keep this rank for ever
+        asking.start()
+        asking.join(ANSWER_S)
+        e.told = e.told or answers > [1]
+        tell(e)
         raise
 
 
-def _asked_whether_told(store: dist.Store) -> bool:
-    answers: list[int] = []
-
-    def ask() -> None:
-        with suppress(RuntimeError):  # its host is gone
-            answers.append(store.add("told", 1))
-
-    asking = threading.Thread(target=ask, daemon=True)  # a host that is frozen would keep this rank for ever
-    asking.start()
-    asking.join(ANSWER_S)
-    return answers > [1]
+@contextmanager
+def _last_to_leave(store: dist.Store, world_size: int, is_host: bool) -> Iterator[None]:
+    """After an error the host of the store stays a moment, until the other ranks have asked whether it is told."""
+    try:
+        yield
+    except ReproError as e:
+        until = time.monotonic() + (ANSWER_S if isinstance(e, RankLost) else LEAVE_S)
+        while is_host and store.add(LEAVING, 0) < world_size and time.monotonic() < until:
+            time.sleep(0.01)
+        raise
 
 
 def code_digest() -> str:

@@ -24,12 +24,17 @@ def meet(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
         return _as_described(timeout)
     for name in INTERFACES:
         os.environ.setdefault(name, _loopback_interface())
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if store_is_of_agent():
         return _as_described(timeout)
     port = int(os.environ["MASTER_PORT"])
     # PyTorch would listen on every address.
     listening = socket.create_server((LOOPBACK, port)).detach() if rank == 0 else None
     return dist.TCPStore(LOOPBACK, port, world_size, rank == 0, timeout, master_listen_fd=listening)
+
+
+def store_is_of_agent() -> bool:
+    """Whether the agent of `torchrun` lends its store; otherwise rank 0 is the host of one."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _as_described(timeout: timedelta) -> dist.Store:
