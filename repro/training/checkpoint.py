@@ -83,14 +83,14 @@ def save(folder: Path, step: int, checkpoint: Checkpoint) -> None:
         ) from e
 
 
-def size_with(tensors: int) -> int:
-    """The bytes that a checkpoint with so many bytes of tensors takes at most."""
-    return tensors + TEXT
-
-
 def size_of_all(folder: Path) -> int:
     """The bytes that a run's checkpoints take now."""
     return sum(path.lstat().st_size for path in _files(folder))
+
+
+def is_any(folder: Path) -> bool:
+    """Whether a run was here and left a checkpoint, whole or not."""
+    return bool(_manifests(folder))
 
 
 def load_latest(folder: Path, fits: Fits | None = None, most: int | None = None) -> Checkpoint | None:

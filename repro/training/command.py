@@ -92,7 +92,7 @@ def train_seeds(
         group.first_decides(lambda: check_writable(records_dir, TEXT, "name another folder by --records-dir"))
         for seed in seeds or recipe.seeds:
             folder = run_dir / run_name(recipe.name, seed)
-            record = group.first_decides(partial(_finished, folder, recipe, resume or restarted()))
+            record = group.first_decides(partial(_finished, folder, recipe))
             if record is None:
                 parallel = sharing.among(group)
                 _say(group, f"{recipe.name} seed {seed}: {recipe.title}")
@@ -128,11 +128,11 @@ def epoch_line(e: Epoch, recipe: Recipe) -> str:
     )
 
 
-def _finished(folder: Path, recipe: Recipe, resume: bool) -> Record | None:
+def _finished(folder: Path, recipe: Recipe) -> Record | None:
     """The record of a run that is complete already; None when there is something to do in its folder.
 
-    Raises RecipeError rather than overwrite an unfinished run, or take one of another recipe for this one's, and
-    ResourceError where another process is at it.
+    Raises RecipeError rather than take a run of another recipe for this one's, and ResourceError where another process
+    is at it.
     """
     check_free(folder)
     try:
@@ -145,6 +145,4 @@ def _finished(folder: Path, recipe: Recipe, resume: bool) -> Record | None:
             raise RecipeError(f"{folder}: holds a run of {recipe.name} as it was before; remove it to run anew")
         print(f"{folder}: already complete; remove the folder to run it again", file=sys.stderr)
         return found
-    if any(folder.glob("step-*.json")) and not resume:
-        raise RecipeError(f"{folder}: holds an unfinished run; go on with --resume, or remove the folder to start anew")
     return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from repro import records
 from repro.data import ImageSet
 from repro.data.shards import ShardSet
-from repro.errors import CheckpointError, Preempted, ResourceError
+from repro.errors import CheckpointError, Preempted, RecipeError, ResourceError
 from repro.records import Record
 from repro.training import checkpoint
 from repro.training.device import describe
@@ -78,18 +78,21 @@ class Keeper:
         """Before the first step: take the folder until `held` closes, see that there is room in it, and go on from what
         it holds if that is asked for.
 
-        Raises ResourceError where it cannot be used, CheckpointError where its checkpoints are not this run's.
+        Raises ResourceError where it cannot be used, RecipeError rather than start anew over a run's checkpoints, and
+        CheckpointError where they are not this run's.
         """
         folder, group = self.folder, self.trainer.parallel.group
         if folder is None:
             return
-        group.first_decides(lambda: self._take(folder, held))
+        group.first_decides(lambda: self._take(folder, held, resume))
         if resume:
             self._resume(folder)
         group.first_decides(self._begin)
 
-    def _take(self, folder: Path, held: contextlib.ExitStack) -> None:
+    def _take(self, folder: Path, held: contextlib.ExitStack, resume: bool) -> None:
         self.hold = held.enter_context(locked(folder))
+        if checkpoint.is_any(folder) and not resume:
+            raise RecipeError(f"{folder}: holds a run already; go on with --resume, or remove the folder to start anew")
         one = self.trainer.parts.most_bytes(self.trainer.optimizer) + checkpoint.TEXT
         needed = (checkpoint.KEPT + 1) * one - checkpoint.size_of_all(folder)
         free = shutil.disk_usage(folder).free

@@ -189,6 +189,8 @@ def test_wrong_answers(
             with monkeypatch.context() as patch:
                 go_wrong(fault, server, patch)
                 code, line, seconds = attempt(what, capfd)
+                if seconds >= WRONG_S:  # a program that waits is as slow again, a machine that was busy is not
+                    code, line, seconds = attempt(what, capfd)
             tally.count(what, seconds, server)
             tally.partial += files(cache)
             require_remedy(what, fault, code, line, cache)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import TINY_TOML, register_tiny, tiny_recipe
 
+from repro.errors import RecipeError
 from repro.training import train
 
 # The real command line, with the net of the tests registered.
@@ -24,8 +25,18 @@ def test_without_resume_nothing_is_overwritten(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", COMMAND, "train", "tiny.toml", "--threads", "1"]
     again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 2
-    assert "repro: runs/tiny-0: holds an unfinished run; go on with --resume" in again.stderr
+    assert "repro: runs/tiny-0: holds a run already; go on with --resume" in again.stderr
     assert sorted(p.name for p in (tmp_path / "runs" / "tiny-0").iterdir()) == before
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_complete_run_is_not_trained_again(tmp_path: Path) -> None:
+    """Catches a start that got the lock when another one had just ended, and trains the same run anew."""
+    train(tiny_recipe(epochs=1), seed=0, run_dir=tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".lock"}
+    with pytest.raises(RecipeError, match=r"holds a run already; go on with --resume"):
+        train(tiny_recipe(epochs=1), seed=0, run_dir=tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".lock"} == before
 
 
 @pytest.fixture

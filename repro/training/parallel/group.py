@@ -61,12 +61,6 @@ class Group:
         return self.rank == 0
 
     @property
-    def cores(self) -> int | None:
-        """This rank's share of the cores of its machine; None when it has the machine to itself."""
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return None if self.world_size == 1 else max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-    @property
     def others(self) -> list[int]:
         return [r for r in range(self.world_size) if r != self.rank]
 
