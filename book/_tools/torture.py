@@ -54,11 +54,12 @@ def table(results: dict[str, Any]) -> str:
     """The findings as a Markdown table, with what they were made on."""
     lines = ["| | fault | what was done | what was found |", "|---|---|---|---|"]
     for row, fault in FAULTS.items():
-        found = [f for f in results["findings"] if f["row"] == row]
-        did, seen = ("<br>".join(dict.fromkeys(f[key] for f in found)) or "not run" for key in ("did", "found"))
-        lines.append(f"| {row} | {fault} | {did} | {seen if found else ''} |")
+        found = [(f["did"], f["found"]) for f in results["findings"] if f["row"] == row]
+        first, *others = found or [("not run", "")]
+        lines.append(f"| {row} | {fault} | {first[0]} | {first[1]} |")
+        lines += [f"| | | {did} | {seen} |" for did, seen in others]
     if results["findings"]:
-        runs = ", ".join(dict.fromkeys(f"{f['device']}, torch {f['torch']}, {f['date']}" for f in results["findings"]))
+        runs = "; ".join(dict.fromkeys(f"{f['device']}, torch {f['torch']}, {f['date']}" for f in results["findings"]))
         lines += ["", f"Full tier, {sum(f['seconds'] for f in results['findings']) / 60:.0f} minutes in all: {runs}."]
     return "\n".join([*lines, ""])
 
@@ -85,7 +86,7 @@ def run(rows: list[int]) -> tuple[int, set[int], list[dict[str, Any]]]:
         lines = found.read_text(encoding="utf-8").splitlines() if found.exists() else []
     device = describe(torch.device("cpu"))
     about = {
-        "device": f"{device['name']}, {device['threads']} threads",
+        "device": f"{device['name']}, threads: {device['threads']}",
         "torch": records.environment()["torch"],
         "date": datetime.now(UTC).date().isoformat(),
     }

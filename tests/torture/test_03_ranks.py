@@ -52,8 +52,8 @@ def test_a_rank_killed_or_stopped(job: Jobs, without_fault: WithoutFault, findin
         ranks = run.ranks()
         for fault in faults:
             wait_for_steps(run.agent, run.folder, draw.randint(3, 20))
-            os.kill(draw.choice(ranks), fault)
             started, told = time.monotonic(), len(run.told())
+            os.kill(draw.choice(ranks), fault)
             ranks = run.ranks()
             wait_for_steps(run.agent, run.folder, 1)
             longest, done[fault] = max(longest, time.monotonic() - started), done[fault] + 1
