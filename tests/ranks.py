@@ -7,10 +7,12 @@ to stand in a module that can be imported by name.
 import multiprocessing as mp
 import os
 import pickle
+import random
 import socket
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,12 @@ def in_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout_
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return int(s.getsockname()[1])
+    """A port of this machine that nobody listens on, below those that systems lend to connections, any moment."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with suppress(OSError), socket.socket() as s:
+            s.bind(("localhost", port))
+            return port
 
 
 def _rank(
