@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 
 from repro.receptive_field import output_size
 from repro.visualization import convolution_explorer
-from repro.visualization.explorer import CONVOLUTION_CONTROLS, _inlined
+from repro.visualization.explorer import CONVOLUTION_CONTROLS, inlined
 
 NAMES = tuple(CONVOLUTION_CONTROLS)
 EVERY_SETTING = [
@@ -73,7 +73,7 @@ def explorer(open_html):
 @pytest.fixture
 def arithmetic(open_html):
     """Calls a function of convolution_arithmetic.js: `arithmetic("taps", setting, unit)`."""
-    module = _inlined("convolution_arithmetic.js")
+    module = inlined("convolution_arithmetic.js")
     functions = "{ outputSize, taps, readers, neverRead }"
     opened = open_html(f'<script type="module">{module}window.arithmetic = {functions};</script>')
     opened.wait_for_function("window.arithmetic")

@@ -19,7 +19,7 @@ from torch import nn
 from repro import models
 from repro.receptive_field import Box, receptive_field
 from repro.visualization import receptive_field_builder, receptive_field_explorer
-from repro.visualization.explorer import _inlined
+from repro.visualization.explorer import inlined
 from repro.visualization.receptive_fields import net_of
 
 
@@ -81,7 +81,7 @@ def explorer(open_html):
 @pytest.fixture
 def arithmetic(open_html):
     """Everything a list of units [node, row, column] of a net reads: [unclipped, [box and count of each node]]."""
-    module = _inlined("convolution_arithmetic.js") + _inlined("receptive_field_arithmetic.js")
+    module = inlined("convolution_arithmetic.js") + inlined("receptive_field_arithmetic.js")
     opened = open_html(f'<script type="module">{module}window.found = {{ support, around, unclipped }};</script>')
     opened.wait_for_function("window.found")
     return lambda net, units: opened.evaluate(
