@@ -116,7 +116,7 @@ def test_a_peer_frozen(job: Jobs, without_fault: WithoutFault, finding: Finding)
         assert run.restarts == each
     assert longest < TIMEOUT_S + 4
     finding(
-        f"the other column frozen {freezes} times, with --timeout {TIMEOUT_S:.0f}; torchrun restarts",
+        f"the other column frozen {freezes} times, with `--timeout {TIMEOUT_S:.0f}`; torchrun restarts",
         f"its peer gives up after {longest:.1f} s at most; 0 differences",
     )
 
