@@ -35,7 +35,8 @@ def train(
     With `run_dir` the run keeps checkpoints and a `record.json` there, can be stopped (Ctrl-C, SIGTERM: Preempted) and
     resumed; without, nothing is written. `parallel` says how several ranks share it; each calls this function, and
     rank 0 writes. Raises NumericsError at the first loss or gradient that is not finite, keeping the last checkpoint,
-    ParallelError when another rank is lost, and ResourceError when another process trains in `run_dir`.
+    ParallelError when another rank is lost, ResourceError when another process trains in `run_dir`, and RecipeError
+    when a run is there already and `resume` is not asked for.
     """
     trainer = Trainer(recipe, seed, parallel.group.device if parallel else choose_device(device), compiled, parallel)
     keeper = Keeper(trainer, run_dir, save_every_s)
