@@ -262,6 +262,27 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    recipe: RecipeName,
+    set_: Annotated[list[str], typer.Option("--set", help="What the run was changed by, as it was trained.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the run.")] = 0,
+    run_dir: Annotated[Path, typer.Option(help="Where the runs' checkpoints are.")] = Path("runs"),
+    records_dir: Annotated[Path, typer.Option(help="Where the records are; the file goes below.")] = Path("records"),
+    device: Device = None,
+) -> None:
+    """Write what a trained net says of each test picture, and how surely.
+
+    Writes `records/predictions/RECIPE-SEED.json`: enough for a confusion matrix and the surest mistakes.
+
+    **Try** `repro predict lenet5-modern --seed 0`
+    """
+    from repro.predictions import predict_run
+    from repro.training import load_recipe
+
+    typer.echo(predict_run(load_recipe(recipe, set_), seed, run_dir, records_dir, device))
+
+
+@app.command()
 def transfer(
     net: Annotated[str, typer.Argument(help="A trained net of the book: flowers-report, alexnet-cifar10-5 …")],
     to: Annotated[str, typer.Option(help="A set, or a folder with one folder of pictures for each class.")],

@@ -54,8 +54,8 @@ class Row(BaseModel):
     seconds: float
 
 
-class Evaluation(BaseModel):
-    """The net of one run, measured in several ways; errors are fractions."""
+class Provenance(BaseModel):
+    """Whose net something was measured on: the run, its pictures, and where it was done."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -69,6 +69,11 @@ class Evaluation(BaseModel):
     git: dict[str, Any]
     versions: dict[str, str]
     device: dict[str, Any]
+
+
+class Evaluation(Provenance):
+    """The net of one run, measured in several ways; errors are fractions."""
+
     crop: int
     scales: list[int]
     rows: list[Row]
@@ -95,6 +100,20 @@ class Trained:
     pictures: Pictures
     net: Net
     device: torch.device
+
+    def provenance(self) -> dict[str, Any]:
+        """The fields of `Provenance`, with this moment as the start."""
+        return {
+            "recipe": self.recipe.name,
+            "seed": self.seed,
+            "recipe_digest": self.recipe.digest(),
+            "test_digest": self.pictures.test_set.digest,
+            "run": {"git": self.record.git, "test_error": self.record.last.test_error},
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "git": records.git_state(),
+            "versions": records.environment(),
+            "device": describe(self.device) | {"precision": self.net.precision},
+        }
 
 
 def load_trained(recipe: Recipe, seed: int, run_dir: Path, device: str | None = None) -> Trained:
@@ -146,7 +165,7 @@ def evaluate(
     sides = list(scales) or [round(factor * crop) for factor in SCALES]
     if min(sides) < crop:
         raise RecipeError(f"--scales {min(sides)}: {trained.recipe.model} takes crops of {crop}; give {crop} or more")
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    provenance = trained.provenance()
     if trained.device.type == "cpu":
         keep_freed_memory()
     rows = []
@@ -154,20 +173,7 @@ def evaluate(
         rows.append(row)
         if on_row:
             on_row(row)
-    return Evaluation(
-        recipe=trained.recipe.name,
-        seed=trained.seed,
-        recipe_digest=trained.recipe.digest(),
-        test_digest=trained.pictures.test_set.digest,
-        run={"git": trained.record.git, "test_error": trained.record.last.test_error},
-        started=started,
-        git=records.git_state(),
-        versions=records.environment(),
-        device=describe(trained.device) | {"precision": trained.net.precision},
-        crop=crop,
-        scales=sides,
-        rows=rows,
-    )
+    return Evaluation(**provenance, crop=crop, scales=sides, rows=rows)
 
 
 class Measures:
@@ -264,23 +270,27 @@ class Measures:
         logits = [self.model(view.contiguous(memory_format=torch.channels_last)) for view in views]
         return mean_over_views(torch.stack(logits, 1).flatten(0, 1), len(views))
 
-    @torch.inference_mode()
     def _answers(self, batches: Batches, answer: Answer) -> Tensor:
         """What `answer` says of every picture, (N, K)."""
-        largest = max(*self.sides, batches.height, batches.width)
-        size = eval_batch(batches.channels * largest**2)
-        batches.expect(torch.arange(len(batches)).split(size))
-        answers = []
-        for start in range(0, len(batches), size):
-            images, _ = batches.plain(start, min(start + size, len(batches)))
-            with autocast(self.trained.device, self.trained.net.precision):
-                answers.append(answer(as_input(images, self.trained.recipe.data.channels)).float())
-        return torch.cat(answers)
+        return answers(self.trained, batches, answer, max(*self.sides, batches.height, batches.width))
 
     def _row(self, name: str, answers: Tensor, seconds: float) -> Row:
         labels = self.whole.labels
         wrong = int((answers.argmax(1) != labels).sum())
         return Row(name=name, error=wrong / len(labels), wrong=wrong, n=len(labels), seconds=seconds)
+
+
+@torch.inference_mode()
+def answers(trained: Trained, batches: Batches, answer: Answer, largest: int) -> Tensor:
+    """What `answer` says of every picture, (N, K); on its way a picture is at most `largest` pixels wide and high."""
+    size = eval_batch(batches.channels * largest**2)
+    batches.expect(torch.arange(len(batches)).split(size))
+    found = []
+    for start in range(0, len(batches), size):
+        images, _ = batches.plain(start, min(start + size, len(batches)))
+        with autocast(trained.device, trained.net.precision):
+            found.append(answer(as_input(images, trained.recipe.data.channels)).float())
+    return torch.cat(found)
 
 
 def stored_pictures(recipe: Recipe, pictures: Pictures) -> Any:

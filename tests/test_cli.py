@@ -47,7 +47,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 TRAIN = ("train", "tiny.toml", "--threads", "1")
 COMMANDS = [[], ["train"], ["recipes"], ["models"], ["compare"], ["records"], ["doctor"], ["data"], ["bench"]]
-COMMANDS += [["receptive-field"], ["evaluate"], ["transfer"], ["weights"], ["claims"], ["run"]]
+COMMANDS += [["receptive-field"], ["evaluate"], ["predict"], ["transfer"], ["weights"], ["claims"], ["run"]]
 COMMANDS += [["data", c] for c in ("prepare", "make-imagenet", "list", "check")]
 COMMANDS += [["bench", c] for c in ("train", "loader")]
 COMMANDS += [["weights", c] for c in ("list", "make")]
@@ -138,6 +138,15 @@ def test_a_run_writes_its_record_and_says_where(repro: Command, tiny: Path) -> N
     assert again[:2] == (0, out)
     assert "runs/tiny-0: already complete" in again[2]
     assert read(tiny / "records" / "tiny-0.json") == record
+
+
+def test_what_a_run_predicts_is_written_beside_its_record(repro: Command, tiny: Path) -> None:
+    """Catches a file in another place than the one told, and a run that is asked for before it is there."""
+    assert repro("predict", "tiny.toml")[0] == 4
+    repro(*TRAIN)
+    code, out, _ = repro("predict", "tiny.toml")
+    assert (code, out) == (0, "records/predictions/tiny-0.json\n")
+    assert (tiny / out.strip()).exists()
 
 
 def test_seeds_and_overrides_make_runs_of_their_own(repro: Command, tiny: Path) -> None:
