@@ -37,7 +37,7 @@ def use_book_style() -> None:
 
 
 def show_images(axes: Sequence[Axes], images: Sequence[Tensor], titles: Sequence[str]) -> None:
-    """Draw an image into each of `axes`, grey (H, W) of any range or colour (H, W, 3), under its title, without ticks."""
+    """Draw an image into each of `axes`, grey (H, W) of any range or colour (H, W, 3), under its title."""
     for ax, image, title in zip(axes, images, titles, strict=True):
         ax.imshow(image.numpy(force=True))
         ax.set_title(title, fontsize=10)
